@@ -1,0 +1,28 @@
+import runpy
+from pathlib import Path
+
+import pytest
+
+from geocore.demo import find_method, run_demo
+from geocore.testing import check_import_cost, check_public_surface
+
+HERE = Path(__file__).resolve().parent.parent
+
+
+def test_public_surface_is_documented():
+    check_public_surface("methodname", HERE / "README.md")
+
+
+def test_import_is_light():
+    check_import_cost("methodname", forbidden=("matplotlib", "scipy"))
+
+
+@pytest.mark.parametrize("example", sorted((HERE / "examples").glob("*.py")), ids=lambda path: path.stem)
+def test_examples_run(example, capsys):
+    runpy.run_path(str(example), run_name="__main__")
+    assert capsys.readouterr().out.strip()
+
+
+def test_demo_meets_its_claims():
+    run = run_demo(find_method("method-name"))
+    assert run.result.met, [c for c in run.result.claims if not c.met]

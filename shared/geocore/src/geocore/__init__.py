@@ -1,0 +1,35 @@
+"""The geometric core of Isometry: rotations, orthogonal, structured and SPD matrices in plain PyTorch.
+
+Each room is importable alone (``import geocore.so3``) and loads on first use (``geocore.so3.exp``):
+
+- ``so3``: rotations of 3-space; every representation, exp and log, means, interpolation, alignment;
+- ``son``: rotations of n-space; exp, log, Cayley, Haar, Procrustes, the spectral view of skew matrices;
+- ``blocks``: block-diagonal rotations and the rotary-embedding kernel;
+- ``orthogonal``: validation of rotation and orthogonal matrices;
+- ``testing``: tolerances, strategies and derivative, transform and equivariance checks for your own tests;
+- ``demo``: the demonstration protocol behind the ``geocore`` command.
+
+Conventions, everywhere: active rotations acting on column vectors, right-handed axes, radians, quaternions ``wxyz``
+unless ``order=`` says otherwise, any leading batch dimensions, dtype and device of the input kept.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from geocore import blocks, demo, orthogonal, so3, son, testing
+
+__all__ = ["__version__", "blocks", "demo", "orthogonal", "so3", "son", "testing"]
+__version__ = "0.1.0"
+
+_ROOMS = frozenset(__all__) - {"__version__"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"geocore.{name}")
+    raise AttributeError(f"module 'geocore' has no attribute {name!r}; its rooms are {', '.join(sorted(_ROOMS))}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

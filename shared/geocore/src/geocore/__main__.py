@@ -1,0 +1,5 @@
+"""``python -m geocore`` is the ``geocore`` command."""
+
+from geocore.cli import main
+
+main()

@@ -1,0 +1,50 @@
+"""The package as a user meets it: rooms, names, import cost, examples."""
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import geocore
+from geocore.testing import check_import_cost
+
+HERE = Path(__file__).resolve().parents[2]
+ROOMS = [name for name in geocore.__all__ if name != "__version__"]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_each_room_is_importable_alone_and_documented(room):
+    code = f"import geocore.{room} as r\nassert r.__doc__\n"
+    code += "assert list(r.__all__) == sorted(set(r.__all__))\n[getattr(r, n) for n in r.__all__]"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_public_function_is_documented_and_in_the_readme(room):
+    module = getattr(geocore, room)
+    readme = (HERE / "README.md").read_text(encoding="utf-8")
+    section = readme.split(f"### `geocore.{room}`", 1)
+    assert len(section) == 2, f"README has no section for geocore.{room}"
+    text = section[1].split("\n### ", 1)[0].split("\n## ", 1)[0]
+    missing = [name for name in module.__all__ if f"`{name}" not in text]
+    assert not missing, f"names of geocore.{room} that its README section does not mention: {missing}"
+    undocumented = [n for n in module.__all__ if callable(getattr(module, n)) and not (getattr(module, n).__doc__ or "").strip()]
+    assert not undocumented
+
+
+def test_unknown_room_is_named():
+    with pytest.raises(AttributeError, match="its rooms are"):
+        geocore.nowhere  # noqa: B018
+
+
+@pytest.mark.parametrize("room", ["", ".so3", ".son", ".blocks", ".orthogonal"])
+def test_import_is_light(room):
+    check_import_cost(f"geocore{room}", forbidden=("scipy", "matplotlib", "typer", "hypothesis", "sklearn"))
+
+
+@pytest.mark.parametrize("example", sorted((HERE / "examples").glob("*.py")), ids=lambda path: path.stem)
+def test_examples_run(example, capsys):
+    runpy.run_path(str(example), run_name="__main__")
+    assert capsys.readouterr().out.strip()
