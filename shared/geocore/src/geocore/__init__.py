@@ -4,8 +4,11 @@ Each room is importable alone (``import geocore.so3``) and loads on first use (`
 
 - ``so3``: rotations of 3-space; every representation, exp and log, means, interpolation, alignment;
 - ``son``: rotations of n-space; exp, log, Cayley, Haar, Procrustes, the spectral view of skew matrices;
-- ``blocks``: block-diagonal rotations and the rotary-embedding kernel;
-- ``orthogonal``: validation of rotation and orthogonal matrices;
+- ``se2``, ``se3``, ``sim3``: rigid motions and similarities;
+- ``blocks``: block-diagonal rotations, the rotary-embedding kernel, block-diagonal and Monarch products;
+- ``householder``: reflections, compact WY, UT transform, factorisation into reflectors;
+- ``orthogonal``: validation, polar factor, parametrisations of weights, manifolds for geoopt;
+- ``structured``: permutations, truncated LDU and SVD, Monarch projection, DCT, DST and Hadamard transforms;
 - ``testing``: tolerances, strategies and derivative, transform and equivariance checks for your own tests;
 - ``demo``: the demonstration protocol behind the ``geocore`` command.
 
@@ -17,9 +20,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from geocore import blocks, demo, orthogonal, so3, son, testing
+    from geocore import blocks, demo, householder, orthogonal, se2, se3, sim3, so3, son, structured, testing
 
-__all__ = ["__version__", "blocks", "demo", "orthogonal", "so3", "son", "testing"]
+__all__ = [
+    "__version__",
+    "blocks",
+    "demo",
+    "householder",
+    "orthogonal",
+    "se2",
+    "se3",
+    "sim3",
+    "so3",
+    "son",
+    "structured",
+    "testing",
+]
 __version__ = "0.1.0"
 
 _ROOMS = frozenset(__all__) - {"__version__"}

@@ -40,18 +40,21 @@ p { margin: .4rem 0; }
 .badge { border-radius: 99px; padding: .05rem .65rem; font-size: .82rem; font-weight: 600; white-space: nowrap; }
 .met { color: var(--good); background: var(--good-back); }
 .missed { color: var(--bad); background: var(--bad-back); }
-.wide { overflow-x: auto; margin: .5rem 0; }
-table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; min-width: 100%; }
+.wide { overflow-x: auto; margin: .5rem 0;
+  background: linear-gradient(to left, var(--card) 1.5rem, transparent) right / 3rem 100% no-repeat local,
+  linear-gradient(to left, var(--line), transparent) right / 1.2rem 100% no-repeat scroll; }
+table { border-collapse: separate; border-spacing: 0; font-size: .92rem; font-variant-numeric: tabular-nums; min-width: 100%; }
 th, td { padding: .38rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; }
-th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 9.5rem; position: sticky; left: 0; background: var(--card); }
+th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 9.5rem; position: sticky; left: 0;
+  background: var(--card); }
 tr.ours td { background: var(--ours); font-weight: 600; }
 tr.paper td { color: var(--soft); font-style: italic; }
 td small { display: block; font-weight: 400; color: var(--soft); white-space: normal; }
 .checks { list-style: none; padding: 0; margin: .4rem 0; }
 .checks li { display: flex; gap: .6rem; align-items: baseline; padding: .25rem 0; }
 .checks small { color: var(--soft); }
-figure { margin: .6rem 0 0; } figure img { width: 100%; height: auto; display: block; }
+figure { margin: .6rem 0 0; } figure img { width: 100%; max-width: 42rem; height: auto; display: block; }
 figcaption { color: var(--soft); font-size: .88rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem .9rem; margin: .4rem 0; font-size: .9rem; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
@@ -91,7 +94,7 @@ def _svg(figure: Figure, theme: str) -> str:
         "font.size": 10.5,
         "svg.hashsalt": "geocore",
     }
-    with mpl.rc_context(settings):
+    with mpl.rc_context(settings):  # pyright: ignore[reportArgumentType] - keys are literals there
         drawn = figure.make()
         buffer = io.BytesIO()
         drawn.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
@@ -104,7 +107,8 @@ def _figure(figure: Figure) -> str:
     caption = f"<figcaption>{escape(figure.caption)}</figcaption>" if figure.caption else ""
     return (
         f"<h3>{escape(figure.title)}</h3><figure><picture>"
-        f'<source media="(prefers-color-scheme: dark)" srcset="{dark}"><img src="{light}" alt="{escape(figure.title)}"></picture>{caption}</figure>'
+        f'<source media="(prefers-color-scheme: dark)" srcset="{dark}"><img src="{light}" alt="{escape(figure.title)}"></picture>'
+        f"{caption}</figure>"
     )
 
 

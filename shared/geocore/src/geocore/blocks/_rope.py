@@ -1,0 +1,68 @@
+"""The rotary kernel: planar rotations of coordinate pairs by given cosines and sines."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from geocore._checks import check_broadcastable, check_floating, check_option
+from geocore._precision import full_precision
+
+__all__ = ["rope_apply"]
+
+
+@full_precision
+def rope_apply(
+    x: Float[Tensor, "*xbatch d"],
+    cos: Float[Tensor, "*cbatch w"],
+    sin: Float[Tensor, "*sbatch w"],
+    *,
+    layout: Literal["interleaved", "half"] = "interleaved",
+) -> Float[Tensor, "*batch d"]:
+    r"""Rotate coordinate pairs, ``(a, b) -> (a cos - b sin, a sin + b cos)``: the kernel of every rotary embedding.
+
+    Pair ``p`` is coordinates ``(2p, 2p + 1)`` in the ``"interleaved"`` layout (RoFormer, GPT-J) and ``(p, p + d/2)`` in the
+    ``"half"`` layout (GPT-NeoX, Llama, the ``rotate_half`` of Hugging Face).
+
+    Args:
+        x: Vectors, shape ``(..., d)`` with ``d`` even.
+        cos: Cosines, shape ``(..., d/2)``, one per pair, or ``(..., d)``, one per coordinate in the order of ``x``. In the full-width form
+            the two entries of a pair are both used, so they need not be equal.
+        sin: Sines, of the width of ``cos``.
+        layout: Where the two coordinates of a pair stand.
+
+    Returns:
+        Shape ``(..., d)`` with the broadcast batch dimensions; float16 and bfloat16 are computed in float32.
+
+    Raises:
+        ValueError: If ``d`` is odd, the widths do not fit, the batches do not broadcast or the layout is unknown.
+        TypeError, NotImplementedError: If an argument has an integer or a complex dtype.
+
+    Example:
+        >>> angle = torch.tensor([torch.pi / 2, 0.0])
+        >>> rope_apply(torch.tensor([1.0, 0.0, 3.0, 4.0]), angle.cos(), angle.sin())  # about [0, 1, 3, 4]
+    """
+    check_option("layout", layout, ("interleaved", "half"))
+    for name, t in (("x", x), ("cos", cos), ("sin", sin)):
+        check_floating(name, t)
+        if t.ndim == 0:
+            raise ValueError(f"{name} must have shape (..., n), got a scalar")
+    d, width = x.shape[-1], cos.shape[-1]
+    if d % 2:
+        raise ValueError(f"x must have an even last dimension to form pairs, got {tuple(x.shape)}")
+    if width not in (d // 2, d) or sin.shape[-1] != width:
+        raise ValueError(
+            f"cos and sin must both have last dimension {d // 2} or {d} for x {tuple(x.shape)}, got {width} and {sin.shape[-1]}"
+        )
+    check_broadcastable(x=x.shape[:-1], cos=cos.shape[:-1], sin=sin.shape[:-1])
+
+    if layout == "interleaved":
+        a, b = x.unflatten(-1, (d // 2, 2)).unbind(-1)
+        if width == d:
+            return x * cos + torch.stack((-b, a), -1).flatten(-2) * sin
+        return torch.stack((a * cos - b * sin, a * sin + b * cos), -1).flatten(-2)
+    a, b = x.chunk(2, -1) if d else (x, x)
+    if width == d:
+        return x * cos + torch.cat((-b, a), -1) * sin
+    return torch.cat((a * cos - b * sin, a * sin + b * cos), -1)
