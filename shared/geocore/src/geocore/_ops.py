@@ -89,6 +89,8 @@ def kernel_may_run(name: str, *tensors: Tensor) -> bool:
     """
     if not _KERNELS or name not in _KERNELS.get(tensors[0].device.type, ()):
         return False
+    if any(t.device != tensors[0].device or t.dtype != tensors[0].dtype for t in tensors[1:]):
+        return False
     if torch._C._are_functorch_transforms_active():
         return False
     return torch.compiler.is_compiling() or forward_ad._current_level < 0
