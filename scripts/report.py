@@ -68,7 +68,7 @@ def benchmark(readme: Path, argument: str) -> str:
         for row in rows:
             if row["ours"]:
                 continue
-            target = "" if row["target"] is None else f"<= {row['target']:g}: {'met' if row['met'] else '**missed**'}"
+            target = "" if row["target"] is None else f"<= {row['target']:.2g}: {'met' if row['met'] else '**missed**'}"
             cells = [mine["case"], size, _short(mine["ms"]), row["candidate"], _short(row["ms"]), f"{row['ours_over_this']:.2f}", target]
             lines.append(f"| {' | '.join(cells)} |")
     environment = document["environment"]

@@ -150,9 +150,9 @@ class TestRopeApply:
     def test_is_a_rotation_with_the_opposite_angle_as_inverse(self, layout: str) -> None:
         x, phi = randn(11, 10, dtype=torch.float32), randn(11, 5, seed=1, dtype=torch.float32)
         y = rope_apply(x, phi.cos(), phi.sin(), layout=layout)  # type: ignore[arg-type]
-        assert_close_eps(y.norm(dim=-1), x.double().norm(dim=-1), 4, scale=4.0)
+        assert_close_eps(y.norm(dim=-1), x.double().norm(dim=-1), 4.0, scale=4.0)
         back = rope_apply(y, phi.cos(), -phi.sin(), layout=layout)  # type: ignore[arg-type]
-        assert_close_eps(back, x.double(), 4, scale=4.0)
+        assert_close_eps(back, x.double(), 4.0, scale=4.0)
 
     def test_interleaved_equals_2x2_blocks(self) -> None:
         phi, x = randn(4, 3), randn(4, 6, seed=1)
@@ -313,3 +313,21 @@ class TestBlockRotation:
             R.matmul(randn(5, 6))  # type: ignore[arg-type]
         with pytest.raises(TypeError):
             R @ 3
+
+
+class _Tables(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        angle = torch.rand(7, 4)
+        self.register_buffer("cos", angle.cos())
+        self.register_buffer("sin", angle.sin())
+
+    def forward(self, x):
+        return rope_apply(x, self.cos, self.sin)
+
+
+def test_tables_as_buffers_compile_with_dynamic_shapes():
+    """The width of a buffer is a constant, that of the input a symbol: the two must still compare."""
+    torch._dynamo.reset()
+    module, x = _Tables(), torch.randn(3, 7, 8)
+    torch.testing.assert_close(torch.compile(module, fullgraph=True, dynamic=True, backend="aot_eager")(x), module(x))

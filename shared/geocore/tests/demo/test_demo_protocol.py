@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from geocore import demo as protocol
 from geocore.cli import app
 from geocore.demo import Claim, DemoResult, Figure, Row
-from geocore.demo._text import format_number
+from geocore.demo._text import format_number, table_numbers
 
 CODE = """
 from geocore.demo import Claim, DemoResult, Figure, Row
@@ -74,6 +74,14 @@ def test_result_checks_itself():
 )
 def test_numbers_are_short(value, text):
     assert format_number(value) == text
+
+
+def test_percentages_share_their_decimals():
+    claim = [Claim("t", True, "")]
+    percent = DemoResult("m", "M", "c", "p", columns=["a", "b"], rows=[Row("r", [9.826, 97.1]), Row("s", [None, 10.0])], claims=claim)
+    assert table_numbers(percent) == [["9.8", "97.1"], ["–", "10.0"]]
+    mixed = DemoResult("m", "M", "c", "p", columns=["a", "b"], rows=[Row("r", [0.001234, 97.1])], claims=claim)
+    assert table_numbers(mixed) == [["0.00123", "97.1"]]
 
 
 def test_list_and_info(sample):

@@ -89,9 +89,11 @@ def monarch_matmul(
             f"w1 and w2 must meet in k q = l r entries, got w1 {tuple(w1.shape)} and w2 {tuple(w2.shape)}: {k * q} and {l * r}"
         )
     _check_input(x, k * p, w1)
-    u = _per_block(x.reshape(-1, k, p).transpose(0, 1), w1).transpose(0, 1)
-    v = _per_block(u.reshape(-1, r, l).permute(2, 0, 1), w2)
-    return v.permute(1, 2, 0).reshape(*x.shape[:-1], l * s)
+    dtype = torch.promote_types(x.dtype, torch.promote_types(w1.dtype, w2.dtype))
+    # Vectors are columns here, so the transpose between the factors is a view that the matrix product reads in place.
+    u = torch.bmm(w1.to(dtype), x.to(dtype).reshape(-1, k, p).permute(1, 2, 0))
+    v = torch.bmm(w2.to(dtype), u.reshape(r, l, u.shape[-1]).transpose(0, 1))
+    return v.permute(2, 1, 0).reshape(*x.shape[:-1], l * s)
 
 
 def blockdiag_dense(w: Inexact[Tensor, "k q p"]) -> Inexact[Tensor, "kq kp"]:

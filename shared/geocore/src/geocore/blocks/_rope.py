@@ -51,18 +51,23 @@ def rope_apply(
     d, width = x.shape[-1], cos.shape[-1]
     if d % 2:
         raise ValueError(f"x must have an even last dimension to form pairs, got {tuple(x.shape)}")
-    if width not in (d // 2, d) or sin.shape[-1] != width:
+    if (width != d // 2 and width != d) or sin.shape[-1] != width:  # `in` is wrong for symbolic sizes
         raise ValueError(
             f"cos and sin must both have last dimension {d // 2} or {d} for x {tuple(x.shape)}, got {width} and {sin.shape[-1]}"
         )
     check_broadcastable(x=x.shape[:-1], cos=cos.shape[:-1], sin=sin.shape[:-1])
 
     if layout == "interleaved":
-        a, b = x.unflatten(-1, (d // 2, 2)).unbind(-1)
+        # Pairs are first brought side by side: strided halves cost the CPU twice the time of the arithmetic.
+        a, b = x.unflatten(-1, (d // 2, 2)).movedim(-1, 0).contiguous()
         if width == d:
-            return x * cos + torch.stack((-b, a), -1).flatten(-2) * sin
-        return torch.stack((a * cos - b * sin, a * sin + b * cos), -1).flatten(-2)
+            return x * cos + torch.stack((-b, a)).movedim(0, -1).flatten(-2) * sin
+        return torch.stack(_turn(a, b, cos, sin)).movedim(0, -1).flatten(-2)
     a, b = x.chunk(2, -1) if d else (x, x)
     if width == d:
         return x * cos + torch.cat((-b, a), -1) * sin
-    return torch.cat((a * cos - b * sin, a * sin + b * cos), -1)
+    return torch.cat(_turn(a, b, cos, sin), -1)
+
+
+def _turn(a: Tensor, b: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.addcmul(a * cos, b, sin, value=-1), torch.addcmul(a * sin, b, cos)

@@ -11,7 +11,7 @@ from typing import Any
 
 from geocore.demo._registry import DemoRun
 from geocore.demo._result import Figure
-from geocore.demo._text import format_number
+from geocore.demo._text import table_numbers
 
 __all__ = ["write_page"]
 
@@ -120,11 +120,11 @@ def _table(run: DemoRun) -> str:
     result = run.result
     head = "".join(f"<th>{escape(c)}</th>" for c in result.columns)
     rows = []
-    for row in result.rows:
+    for row, numbers in zip(result.rows, table_numbers(result), strict=True):
         note = "the paper's figure, not measured here" if row.kind == "paper" else ""
         note = "; ".join(part for part in (note, row.note) if part)
         name = escape(row.name) + (f"<small>{escape(note)}</small>" if note else "")
-        cells = "".join(f"<td>{format_number(v)}</td>" for v in row.values)
+        cells = "".join(f"<td>{number}</td>" for number in numbers)
         rows.append(f'<tr class="{row.kind}"><td>{name}</td>{cells}</tr>')
     units = f'<p class="soft">{escape(result.units)}</p>' if result.units else ""
     return f'{units}<div class="wide"><table><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'

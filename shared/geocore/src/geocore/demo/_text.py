@@ -7,8 +7,9 @@ from rich.console import Console
 from rich.table import Table
 
 from geocore.demo._registry import DemoRun
+from geocore.demo._result import DemoResult
 
-__all__ = ["format_number", "print_run"]
+__all__ = ["format_number", "print_run", "table_numbers"]
 
 
 def format_number(value: float | None) -> str:
@@ -29,6 +30,13 @@ def format_number(value: float | None) -> str:
     return f"{value:.3g}"
 
 
+def table_numbers(result: DemoResult) -> list[list[str]]:
+    """The rows' numbers as text; one decimal throughout where the sizes allow it, as in a column of percentages."""
+    sizes = [abs(v) for row in result.rows for v in row.values if v is not None and math.isfinite(v) and v != 0]
+    plain = bool(sizes) and 10 <= max(sizes) < 1000 and min(sizes) >= 0.5
+    return [[f"{v:.1f}" if plain and v is not None else format_number(v) for v in row.values] for row in result.rows]
+
+
 def print_run(run: DemoRun, console: Console) -> None:
     """Print the claim, the table, every checked statement and the conditions of a run."""
     result = run.result
@@ -42,10 +50,10 @@ def print_run(run: DemoRun, console: Console) -> None:
     notes = any(row.note for row in result.rows)
     if notes:
         table.add_column("", style="dim")
-    for row in result.rows:
+    for row, numbers in zip(result.rows, table_numbers(result), strict=True):
         name = f"{row.name} (paper's figure, not measured here)" if row.kind == "paper" else row.name
         style = {"ours": "bold", "paper": "dim"}.get(row.kind)
-        table.add_row(name, *map(format_number, row.values), *([row.note] if notes else []), style=style)
+        table.add_row(name, *numbers, *([row.note] if notes else []), style=style)
     console.print(table)
     for claim in result.claims:
         mark = "[green]met    [/]" if claim.met else "[red]NOT met[/]"

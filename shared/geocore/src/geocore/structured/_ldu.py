@@ -131,7 +131,8 @@ def truncated_ldu(
     right = torch.linalg.solve_triangular(L[:r], W[perm[:r], r:], upper=False, unitriangular=True)
     U = torch.cat([upper, right], dim=1)
     d = U.diagonal().clone()
-    null = d.abs() <= torch.finfo(W.dtype).eps * W.abs().amax()
+    low, high = W.aminmax()  # one pass: for small r, |W| would cost more than the factorisation
+    null = d.abs() <= torch.finfo(W.dtype).eps * torch.maximum(-low, high)
     U = U / torch.where(null, 1.0, d)[:, None]
     return LDU(perm, L, torch.where(null, 0.0, d), U, null, columns)
 

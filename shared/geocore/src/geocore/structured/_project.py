@@ -8,7 +8,6 @@ from torch import Tensor
 
 from geocore._checks import check_option, check_positive_int
 from geocore._precision import full_precision
-from geocore.blocks import monarch_dense
 
 __all__ = ["MonarchProjection", "project_monarch"]
 
@@ -48,6 +47,10 @@ def _triplets(B: Tensor, count: int, method: str) -> tuple[Tensor, Tensor, Tenso
     left, right = left.to(B.dtype), right.to(B.dtype)
     S = S.to(B.real.dtype if B.is_complex() else B.dtype)
     return (left, S, right) if wide else (right.mH, S, left.mH)
+
+
+def _norm(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(torch.view_as_real(x) if x.is_complex() else x, dtype=torch.float64)
 
 
 @full_precision
@@ -125,7 +128,12 @@ def project_monarch(
     w1 = first[..., None] * Vh[ll, kk, t]
     w2 = M.new_zeros(l, s, r)
     w2[ll, :, rr] = second[..., None] * U.mT[ll, kk, t]
-    error = (M - monarch_dense(w1, w2)).abs().double().square().sum().sqrt()
-    norm = M.abs().double().square().sum().sqrt()
+    ends = torch.arange(k + 1, device=M.device) * q - 1
+    block = torch.arange(l, device=M.device)[:, None]
+    ranks = (ends - block).div(l, rounding_mode="floor").diff(dim=-1)
+    kept = S * (torch.arange(count, device=M.device) < ranks[..., None])
+    # block by block: the dense product of the factors would cost more than the decomposition
+    error = _norm(B - (U * kept[..., None, :]) @ Vh)
+    norm = _norm(M)
     real = S.dtype
     return MonarchProjection(w1, w2, error.to(real), torch.where(norm > 0, error / torch.where(norm > 0, norm, 1.0), 0.0).to(real))

@@ -14,7 +14,7 @@ from geocore._precision import full_precision
 __all__ = ["dct", "dct_matrix", "dft_matrix", "dst", "dst_matrix", "hadamard", "hadamard_matrix", "hartley", "idct", "idst"]
 
 Norm = Literal["ortho"] | None
-_MATMUL_BELOW = 192  # below this length one product with the cached matrix beats the FFT on CPU (benchmarks/bench_structured.py)
+_MATMUL_BELOW = 128  # below this length the product with the cached matrix beats the FFT on CPU, many rows or few
 
 
 def _grid(n: int, rows: float, columns: float) -> tuple[Tensor, Tensor]:
@@ -114,31 +114,62 @@ def _sign(n: int, like: Tensor) -> Tensor:
     return 1 - 2 * (torch.arange(n, device=like.device) % 2).to(like.dtype)
 
 
-def _makhoul(n: int, device: torch.device) -> Tensor:
-    return torch.cat([torch.arange(0, n, 2, device=device), torch.arange(1, n, 2, device=device).flip(0)])
+def _dct2(x: Tensor, norm: Norm) -> Tensor:
+    """Makhoul (1980), on the reversed sequence: entries k and n - k are the real and imaginary part of one rotated spectrum entry."""
+    n = x.shape[-1]
+    spectrum = torch.fft.rfft(torch.cat([x[..., :1], x[..., 1::2], x[..., 2::2].flip(-1)], dim=-1))
+    z = spectrum * _half_phase(n, 2.0, math.sqrt(0.5), norm, x)
+    return torch.cat([z.real, z.imag[..., 1 : (n + 1) // 2].flip(-1)], dim=-1)
 
 
-def _fft_raw(kind: str, variant: int, x: Tensor) -> Tensor:
-    """The unnormalised transform along the last dimension by FFTs of real length ``O(n)``."""
+def _dct3(x: Tensor, norm: Norm) -> Tensor:
+    """The same steps backwards."""
+    n = x.shape[-1]
+    mirrored = torch.cat([torch.zeros_like(x[..., :1]), x[..., (n + 1) // 2 :].flip(-1)], dim=-1)
+    z = torch.complex(x[..., : n // 2 + 1], -mirrored) * _half_phase(n, float(n), math.sqrt(2.0), norm, x)
+    v = torch.fft.irfft(z, n=n)
+    odd = v[..., (n + 1) // 2 :].flip(-1)
+    if n % 2:
+        odd = torch.cat([odd, torch.zeros_like(v[..., :1])], dim=-1)
+    return torch.stack([v[..., : (n + 1) // 2], odd], dim=-1).flatten(-2)[..., :n]
+
+
+def _half_phase(n: int, common: float, first: float, norm: Norm, like: Tensor) -> Tensor:
+    """``common e^{i pi k / 2n}`` for ``k <= n / 2``, with the factors that make the transform orthogonal."""
+    if norm == "ortho":
+        common = common / math.sqrt(2 * n)
+    magnitude = torch.full((n // 2 + 1,), common, dtype=torch.float64, device=like.device)
+    if norm == "ortho":
+        magnitude[0] = common * first
+    angle = torch.arange(n // 2 + 1, dtype=torch.float64, device=like.device) * (math.pi / (2 * n))
+    return torch.polar(magnitude, angle).to(torch.complex128 if like.dtype == torch.float64 else torch.complex64)
+
+
+def _fft(kind: str, variant: int, x: Tensor, norm: Norm) -> Tensor:
+    """The transform along the last dimension by FFTs of length ``O(n)``."""
     n = x.shape[-1]
     if kind == "dst" and variant != 1:  # sines are cosines of the reversed or alternating sequence
         if variant == 2:
-            return _fft_raw("dct", 2, x * _sign(n, x)).flip(-1)
-        return _fft_raw("dct", variant, x.flip(-1)) * _sign(n, x)
-    if variant == 1:
-        if kind == "dct":
-            return torch.fft.rfft(torch.cat([x, x[..., 1:-1].flip(-1)], dim=-1)).real
-        zero = x.new_zeros((*x.shape[:-1], 1))
-        return -torch.fft.rfft(torch.cat([zero, x, zero, -x.flip(-1)], dim=-1)).imag[..., 1 : n + 1]
+            return _fft("dct", 2, x * _sign(n, x), norm).flip(-1)
+        return _fft("dct", variant, x.flip(-1), norm) * _sign(n, x)
     if variant == 2:
-        return 2 * (torch.fft.fft(x[..., _makhoul(n, x.device)]) * _phase(n, 2 * n, 0.0, x)).real
+        return _dct2(x, norm)
     if variant == 3:
-        half = torch.ones(n, dtype=x.dtype, device=x.device)
-        half[0] = 0.5
-        v = 2 * n * torch.fft.ifft((x * half) * _phase(n, 2 * n, 0.0, x).conj()).real
-        return v[..., _makhoul(n, x.device).argsort()]
-    z = torch.fft.fft(x * _phase(n, 2 * n, 0.0, x), n=2 * n)[..., :n]
-    return 2 * (z * _phase(n, 2 * n, 0.5, x)).real
+        return _dct3(x, norm)
+    factor, out, into = _ortho_scales(kind, variant, n) if norm == "ortho" else (1.0, (), ())
+    if into:
+        x = x * _scaled(dict.fromkeys(into, math.sqrt(2)), n, 1.0, x)
+    if variant == 4:
+        z = torch.fft.fft(x * _phase(n, 2 * n, 0.0, x), n=2 * n)[..., :n]
+        y = 2 * (z * _phase(n, 2 * n, 0.5, x)).real
+    elif kind == "dct":
+        y = torch.fft.rfft(torch.cat([x, x[..., 1:-1].flip(-1)], dim=-1)).real
+    else:
+        zero = x.new_zeros((*x.shape[:-1], 1))
+        y = -torch.fft.rfft(torch.cat([zero, x, zero, -x.flip(-1)], dim=-1)).imag[..., 1 : n + 1]
+    if norm == "ortho":
+        y = y * _scaled(dict.fromkeys(out, math.sqrt(0.5)), n, factor, y)
+    return y
 
 
 def _scaled(scale: dict[int, float], n: int, common: float, like: Tensor) -> Tensor:
@@ -159,12 +190,7 @@ def _transform(kind: str, x: Tensor, variant: int, norm: Norm, dim: int, method:
     if method == "matmul" or (method == "auto" and n < _MATMUL_BELOW) or x.numel() == 0:  # MKL refuses empty batches
         y = x @ _matrix_for(kind, variant, norm, x).mT
     else:
-        factor, out, into = _ortho_scales(kind, variant, n) if norm == "ortho" else (1.0, (), ())
-        if into:
-            x = x * _scaled(dict.fromkeys(into, math.sqrt(2)), n, 1.0, x)
-        y = _fft_raw(kind, variant, x)
-        if norm == "ortho":
-            y = y * _scaled(dict.fromkeys(out, math.sqrt(0.5)), n, factor, y)
+        y = _fft(kind, variant, x, norm)
     return y.movedim(-1, dim)
 
 
@@ -186,7 +212,7 @@ def dct(x: Float[Tensor, "..."], *, type: int = 2, norm: Norm = "ortho", dim: in
         type: 1, 2, 3 or 4.
         norm: ``"ortho"`` makes the transform orthogonal; ``None`` is SciPy's ``"backward"``, without any factor.
         dim: Dimension to transform.
-        method: ``"matmul"`` with the cached matrix, ``"fft"`` (types 2 and 3: one complex FFT of the same length; Makhoul, 1980), or
+        method: ``"matmul"`` with the cached matrix, ``"fft"`` (types 2 and 3: one real FFT of the same length; Makhoul, 1980), or
             ``"auto"`` by length.
 
     Returns:
@@ -373,5 +399,7 @@ def hartley(x: Float[Tensor, "..."], *, norm: Norm = "ortho", dim: int = -1) -> 
     check_option("norm", norm or "none", ("ortho", "none"))
     if x.ndim == 0 or x.shape[dim] == 0:
         raise ValueError(f"x must have at least one entry along dim {dim}, got shape {tuple(x.shape)}")
+    if x.numel() == 0:  # MKL refuses empty batches
+        return x * 1.0
     z = torch.fft.fft(x, dim=dim, norm="ortho" if norm == "ortho" else "backward")
     return z.real - z.imag

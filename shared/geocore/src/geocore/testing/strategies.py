@@ -9,7 +9,7 @@ from torch import Tensor
 try:
     from hypothesis import strategies as st
 except ImportError as error:  # pragma: no cover - depends on the environment
-    raise ImportError("geocore.testing.strategies needs hypothesis: pip install hypothesis") from error
+    raise ImportError("geocore.testing.strategies needs hypothesis: pip install 'geocore[testing]'") from error
 
 from geocore.testing._tolerances import ANGLES
 
