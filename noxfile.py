@@ -152,7 +152,7 @@ def contracts(session: nox.Session) -> None:
     install(session, "import-linter", "deptry")
     sources = os.pathsep.join(str(home / "src") for home in HOMES.values())
     session.run("lint-imports", "--no-cache", env={"PYTHONPATH": sources})
-    mapping = "scikit-learn=sklearn"
+    mapping = "scikit-learn=sklearn,pillow=PIL"
     for home in HOMES.values():
         session.chdir(home)
         # geocore finds geocore-cuda if it is there and never requires it.

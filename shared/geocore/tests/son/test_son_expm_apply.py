@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from geocore.son import commutator_norm, expm_skew_apply, expm_skew_apply_reference, joint_skew_spectral, skew_spectral
+from geocore.son import commutator_norm, expm_skew_apply, expm_skew_apply_reference, joint_skew_spectral, skew, skew_spectral
 from geocore.testing import check_batching, check_derivatives, check_half, check_op, check_transforms
 from geocore.testing.benchmark import peak_memory
 from geocore.testing.strategies import skew_matrices
@@ -259,3 +259,20 @@ class TestCommuting:
             commutator_norm(torch.zeros(2, 2), torch.zeros(3, 3))
         with pytest.raises(ValueError, match=r"k >= 1, got \(2, 2\)"):
             joint_skew_spectral(torch.zeros(2, 2))
+
+
+def test_float64_times_keep_their_digits_beside_float32_vectors():
+    """A time of 1e4 rounded to float32 would turn by 1e-3 rad; given in float64 it does not."""
+    generator = torch.Generator().manual_seed(0)
+    S = skew(torch.randn(6, 6, generator=generator))
+    t = 1e4 + torch.rand(5, dtype=torch.float64, generator=generator)
+    x = torch.randn(5, 6, generator=generator)
+    live = [S.clone().requires_grad_(), t.clone().requires_grad_(), x.clone().requires_grad_()]
+    y = expm_skew_apply(*live)
+    assert y.dtype == torch.float32
+    assert (y.double() - expm_skew_apply(S.double(), t, x.double())).abs().max() < 2e-6
+    grads = torch.autograd.grad(y.sum(), live)
+    assert [g.dtype for g in grads] == [torch.float32, torch.float64, torch.float32]
+    wide = [v.detach().double().requires_grad_() for v in live]
+    for got, want in zip(grads, torch.autograd.grad(expm_skew_apply(*wide).sum(), wide), strict=True):
+        assert (got.double() - want).abs().max() < 1e-5 * want.abs().max().clamp(min=1)

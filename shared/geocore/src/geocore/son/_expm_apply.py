@@ -117,9 +117,9 @@ def _backward(ctx: Any, g: Tensor, *unused: Any) -> tuple[Tensor | None, ...]:
             p = w.shape[-1]
             turn = torch.addcmul(gz[:, p:] * zr[:, :p], gz[:, :p], zr[:, p:], value=-1).sum(2)
             per_S = (turn * w.to(x.dtype)[:, :, None]).sum(1)
-            grad_t = per_S if t.shape[0] == b else per_S.sum(0, keepdim=True)
+            grad_t = (per_S if t.shape[0] == b else per_S.sum(0, keepdim=True)).to(t.dtype)
         if needed[0]:
-            grad_S = skew_part(Q @ _grad_core(gz, zr, h, z, w, t) @ Q.mT)
+            grad_S = skew_part(Q @ _grad_core(gz, zr, h, z, w, t.to(z.dtype)) @ Q.mT)
     return grad_S, grad_t, grad_x
 
 
@@ -189,8 +189,8 @@ def expm_skew_apply(
         x: Vectors, shape ``(..., n)``.
 
     Returns:
-        Shape ``(..., n)`` with the broadcast batch dimensions, in the promoted dtype; float16 and bfloat16 are computed in
-        float32.
+        Shape ``(..., n)`` with the broadcast batch dimensions, in the promoted dtype of ``S`` and ``x``: float64 times are used in full
+        beside float32 vectors. float16 and bfloat16 are computed in float32.
 
     Raises:
         ValueError: If ``S`` is not square, the last dimension of ``x`` is not ``n`` or the batches do not broadcast.
@@ -203,7 +203,7 @@ def expm_skew_apply(
     S, t, x, batch = _checked(S, t, x)
     n = x.shape[-1]
     if n == 1:
-        return x + t[..., None] * (S - S.mT)[..., 0]
+        return x + t.to(x.dtype)[..., None] * (S - S.mT)[..., 0]
     if n == 2:
         rate = (S[..., 1, 0].double() - S[..., 0, 1].double()) / 2
         phase = reduced_angle(t.double() * rate, x.dtype)
@@ -222,7 +222,7 @@ def expm_skew_apply_reference(
     The oracle of tests and the baseline of benchmarks; arguments, result and errors as ``expm_skew_apply``.
     """
     S, t, x, _ = _checked(S, t, x)
-    return (matrix_exp(t[..., None, None] * skew_part(S)) @ x[..., None])[..., 0]
+    return (matrix_exp(t.to(S.dtype)[..., None, None] * skew_part(S)) @ x[..., None])[..., 0]
 
 
 def _checked(S: Tensor, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[int, ...]]:
@@ -230,5 +230,5 @@ def _checked(S: Tensor, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor, t
     check_floating("t", t)
     check_trailing("x", x, (S.shape[-1],), hint=f"S is {S.shape[-1]} x {S.shape[-1]}")
     batch = check_broadcastable(S=S.shape[:-2], t=t.shape, x=x.shape[:-1])
-    dtype = torch.promote_types(torch.promote_types(S.dtype, t.dtype), x.dtype)
-    return S.to(dtype), t.to(dtype), x.to(dtype), batch
+    dtype = torch.promote_types(S.dtype, x.dtype)
+    return S.to(dtype), t.to(torch.promote_types(t.dtype, dtype)), x.to(dtype), batch
