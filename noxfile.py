@@ -4,9 +4,11 @@ Packages are always tested from their built wheels, each alone in its own enviro
 of the session (pytest, the demo, the benchmark).
 """
 
+import hashlib
 import os
 import re
 import shutil
+import tempfile
 from pathlib import Path
 
 import nox
@@ -18,17 +20,22 @@ HOMES = {p.parent.name: p.parent for folder in ("shared", "packages") for p in s
 NAMES = list(HOMES)
 METHODS = [name for name, home in HOMES.items() if home.parent.name == "packages"]
 
+# torch's compiler passes its include folders to g++ without quotes, so environments must not lie under a path with spaces.
+HERE_IS_FINE = " " not in str(ROOT)
+CACHE = ROOT / ".nox" if HERE_IS_FINE else Path(tempfile.gettempdir()) / f"isometry-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:12]}"
+
 nox.needs_version = ">=2026.4"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.sessions = ["lint", "types", "contracts", "tests", "integration"]
 nox.options.error_on_external_run = True
+nox.options.envdir = str(CACHE)
 
 # pip separates find-links by spaces, uv by commas and only under its own name.
 if os.environ.get("PIP_FIND_LINKS") and not os.environ.get("UV_FIND_LINKS"):
     os.environ["UV_FIND_LINKS"] = ",".join(os.environ["PIP_FIND_LINKS"].split())
 # One thread per process: the tensors of tests are small, and sessions may run side by side.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(STATE / "inductor"))
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((STATE if HERE_IS_FINE else CACHE) / "inductor"))
 os.environ.setdefault("UV_LINK_MODE", "hardlink")
 
 

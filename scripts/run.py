@@ -39,7 +39,7 @@ NETWORK = "|".join(
 HINTS = [
     (
         r"No space left on device|Errno 28|disk quota exceeded",
-        "The disk is full. Free some space; `rm -rf .nox .isometry report` removes everything that this repository made.",
+        "The disk is full. Free some space; `rm -rf .nox .isometry dist report` removes what this repository made.",
     ),
     (
         NETWORK,
@@ -165,10 +165,14 @@ def run_nox(python: Path, sessions: list[str], posargs: list[str], jobs: int) ->
     except KeyboardInterrupt:
         process.wait()
         raise
-    results: dict[str, str] = {}
-    if report.is_file():
-        results = {s.get("signature") or s["name"]: s["result"] for s in json.loads(report.read_text())["sessions"]}
-    return code, results, "".join(tail)
+    return code, read_report(report), "".join(tail)
+
+
+def read_report(report: Path) -> dict[str, str]:
+    """Session, with its package, to result; empty if nox wrote no report."""
+    if not report.is_file():
+        return {}
+    return {session["signatures"][0]: session["result"] for session in json.loads(report.read_text())["sessions"]}
 
 
 def count_tests(since: float) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import json
 import shutil
 import subprocess
 import sys
@@ -83,6 +84,16 @@ def test_failed_session_is_named_with_its_command(script, capsys):
     said = capsys.readouterr().out
     assert "FAILED: tests(comrope). Run it again: python3 scripts/run.py test comrope -- -k fold" in said
     assert "integration" not in said
+
+
+def test_report_tells_packages_apart(script, tmp_path):
+    sessions = [
+        {"name": "tests", "signatures": ["tests(geocore)"], "result": "failed"},
+        {"name": "tests", "signatures": ["tests(comrope)"], "result": "success"},
+    ]
+    (tmp_path / "nox.json").write_text(json.dumps({"result": 0, "sessions": sessions}))
+    assert script.read_report(tmp_path / "nox.json") == {"tests(geocore)": "failed", "tests(comrope)": "success"}
+    assert script.read_report(tmp_path / "missing.json") == {}
 
 
 def test_a_run_without_tests_fails(script, monkeypatch, capsys):
