@@ -105,7 +105,7 @@ def bootstrap() -> Path:
         SetupError: If the environment cannot be made.
     """
     stamp = STATE / "env.stamp"
-    wanted = hashlib.sha256(json.dumps([TOOLS, sys.version, sys.executable, str(ROOT)]).encode()).hexdigest()
+    wanted = hashlib.sha256(json.dumps([TOOLS, sys.version, str(ROOT)]).encode()).hexdigest()
     python = environment_python()
     if stamp.is_file() and stamp.read_text() == wanted and python.exists():
         return python
