@@ -149,7 +149,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Type-check all sources (pyright, standard mode) against the installed wheels and extras."""
     extras = tuple(sorted({extra for name in NAMES for extra in project(name)["project"].get("optional-dependencies", {})}))
-    install(session, *wheels(NAMES, extras), "pyright", "nox", "hatchling", "hypothesis", "scikit-learn")
+    install(session, *wheels(NAMES, extras), "pyright", "nox", "hatchling", "hypothesis", "scikit-learn", "beartype")
     session.run("pyright", "--pythonpath", shutil.which("python", path=session.bin) or "python", *session.posargs)
 
 
@@ -173,8 +173,11 @@ def shapes(session: nox.Session, package: str) -> None:
     install(session, *wheels([package]), *group(package), "jaxtyping", "beartype")
     session.chdir(HOMES[package])
     name = package.replace("-", "_")
+    session.env["PYTHONPATH"] = str(ROOT / "scripts")
+    quiet = ("-W", "ignore:Do not use the .random. module")  # the checker samples items of containers, also inside strategies
     session.env["TORCHDYNAMO_DISABLE"] = "1"  # the compiler cannot trace the checkers
-    pytest(session, f"shapes-{package}", f"--jaxtyping-packages={name},beartype.beartype", "-m", "not bad_input and not slow")
+    checker = f"--jaxtyping-packages={name},typecheck.typechecked"
+    pytest(session, f"shapes-{package}", checker, "-m", "not bad_input and not slow", *quiet)
 
 
 @nox.session(requires=["build"], allow_parallel=True, default=False)

@@ -40,7 +40,16 @@ def geocore_cases():
         yield f"Orthogonal-{kind}", lambda kind=kind: Orthogonal(4, 4, map=kind, init="identity"), (raw,), {"train": False}
 
 
-CASES = {"comrope": comrope_cases, "geocore": geocore_cases}
+def rotrep_cases():
+    import rotrep
+
+    x = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    yield "RotationHead", lambda: rotrep.RotationHead(5, "6d", hidden=(4,), init="default"), (x,), {}
+    yield "RotationHead-9d", lambda: rotrep.RotationHead(5, "9d", init="default"), (x,), {}
+    yield "SimilarityHead", lambda: rotrep.SimilarityHead(5, init="default"), (x,), {}
+
+
+CASES = {"comrope": comrope_cases, "geocore": geocore_cases, "rotrep": rotrep_cases}
 
 
 def public_modules():

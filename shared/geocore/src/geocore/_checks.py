@@ -82,7 +82,7 @@ def check_positive_int(name: str, value: Any, *, minimum: int = 1) -> None:
         raise ValueError(f"{name} must be at least {minimum}, got {value}")
 
 
-def check_broadcastable(**batches: Sequence[int | torch.SymInt]) -> tuple[int, ...]:
+def check_broadcastable(**batches: Sequence[int | torch.SymInt]) -> tuple[Any, ...]:
     """Broadcast shape of the named batch shapes.
 
     Raises:

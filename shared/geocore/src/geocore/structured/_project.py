@@ -3,7 +3,7 @@
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Inexact
 from torch import Tensor
 
 from geocore._checks import check_option, check_positive_int
@@ -55,7 +55,7 @@ def _norm(x: Tensor) -> Tensor:
 
 @full_precision
 def project_monarch(
-    M: Float[Tensor, "out in"],
+    M: Inexact[Tensor, "out in"],
     k: int,
     l: int,  # noqa: E741 - the letter of the paper
     q: int | None = None,

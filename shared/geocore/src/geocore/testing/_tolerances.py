@@ -21,7 +21,7 @@ def tolerance(dtype: torch.dtype) -> float:
     return _TRANSFORM_TOLERANCE[dtype]
 
 
-def max_error_eps(actual: Tensor, expected: Any, *, scale: float | int | Tensor = 1.0) -> float:
+def max_error_eps(actual: Tensor, expected: Any, *, scale: float | Tensor = 1.0) -> float:
     """Largest ``|actual - expected| / scale`` in machine epsilons of ``actual``'s dtype.
 
     Args:
@@ -42,7 +42,7 @@ def max_error_eps(actual: Tensor, expected: Any, *, scale: float | int | Tensor 
     return worst if math.isfinite(worst) else math.inf
 
 
-def assert_close_eps(actual: Tensor, expected: Any, eps: float | int, *, scale: float | int | Tensor = 1.0) -> None:
+def assert_close_eps(actual: Tensor, expected: Any, eps: float, *, scale: float | Tensor = 1.0) -> None:
     """Assert that ``max_error_eps`` is at most ``eps``.
 
     Raises:

@@ -1,0 +1,1 @@
+"""Experiments: ``python -m rotrep.experiments.sanity`` and its neighbours."""
