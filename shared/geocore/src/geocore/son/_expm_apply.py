@@ -138,14 +138,14 @@ def _apply_plain(S: Tensor, t: Tensor, x: Tensor) -> Tensor:
     return (R[:, None] @ x[..., None])[..., 0]
 
 
-def _product(sizes: list[int]) -> int:
+def _product(sizes: list[Any]) -> Any:
     n = 1
     for size in sizes:
         n *= size
     return n
 
 
-def _by_planes(S: Tensor, t: Tensor, x: Tensor, batch: tuple[int, ...]) -> Tensor:
+def _by_planes(S: Tensor, t: Tensor, x: Tensor, batch: tuple[Any, ...]) -> Tensor:
     """Bring the batch to ``(matrices, vectors sharing t, times)``, apply, and bring it back."""
     n, k = x.shape[-1], len(batch)
     s_shape = (1,) * (k - S.ndim + 2) + tuple(S.shape[:-2])
@@ -225,7 +225,7 @@ def expm_skew_apply_reference(
     return (matrix_exp(t.to(S.dtype)[..., None, None] * skew_part(S)) @ x[..., None])[..., 0]
 
 
-def _checked(S: Tensor, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[int, ...]]:
+def _checked(S: Tensor, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[Any, ...]]:
     check_square("S", S)
     check_floating("t", t)
     check_trailing("x", x, (S.shape[-1],), hint=f"S is {S.shape[-1]} x {S.shape[-1]}")
