@@ -77,6 +77,11 @@ def wheels(packages: list[str], extras: tuple[str, ...] = ()) -> list[str]:
     return [wheel(n, chosen[n] if n in packages else ()) for n in names]
 
 
+def every_extra() -> tuple[str, ...]:
+    """Names of all extras of all packages."""
+    return tuple(sorted({extra for name in NAMES for extra in project(name)["project"].get("optional-dependencies", {})}))
+
+
 def group(package: str, name: str = "test") -> list[str]:
     """A dependency group without the packages of this repository, which come as wheels."""
     return [r for r in nox.project.dependency_groups(project(package), name) if requirement_name(r) not in HOMES]
@@ -148,8 +153,7 @@ def lint(session: nox.Session) -> None:
 @nox.session(requires=["build"], allow_parallel=True)
 def types(session: nox.Session) -> None:
     """Type-check all sources (pyright, standard mode) against the installed wheels and extras."""
-    extras = tuple(sorted({extra for name in NAMES for extra in project(name)["project"].get("optional-dependencies", {})}))
-    install(session, *wheels(NAMES, extras), "pyright", "nox", "hatchling", "hypothesis", "scikit-learn", "beartype")
+    install(session, *wheels(NAMES, every_extra()), "pyright", "nox", "hatchling", "hypothesis", "scikit-learn", "beartype")
     session.run("pyright", "--pythonpath", shutil.which("python", path=session.bin) or "python", *session.posargs)
 
 
@@ -217,6 +221,7 @@ def gpu(session: nox.Session) -> None:
 @nox.session(requires=["build"], default=False)
 def docs(session: nox.Session) -> None:
     """Write the API documentation of every package to report/docs (pdoc)."""
-    install(session, *wheels(NAMES, ("demo",)), "pdoc")
-    modules = [name.replace("-", "_") for name in NAMES]
+    install(session, *wheels(NAMES, every_extra()), "pdoc")
+    # Bridges to frameworks are named in the READMEs; importing them here would need every framework to work on this machine.
+    modules = [m for name in NAMES for m in (name.replace("-", "_"), f"!{name.replace('-', '_')}.integrations")]
     session.run("python", "-m", "pdoc", "--docformat", "google", "-o", str(ROOT / "report" / "docs"), *modules)

@@ -88,14 +88,14 @@ class Rotary(nn.Module):
 
     def rotation_blocks(self, positions: Float[Tensor, "*batch tokens axes"], *, validate: bool = False) -> Float[Tensor, "*out"]:
         """Rotation matrices of the blocks, shape ``(..., L, H, m, b, b)``."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must implement this method")
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters to keep out of weight decay, which would lower every frequency without a word: all of them."""
         return {name for name, _ in self.named_parameters(recurse=False)}
 
     def _turn(self, x: Tensor, positions: Tensor) -> Tensor:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must implement this method")
 
     def _in_precision(self, x: Tensor, positions: Tensor) -> Tensor:
         out = self._turn(at_least_float32(x), at_least_float32(positions))
@@ -121,7 +121,7 @@ class PairRotary(Rotary):
 
     def frequencies(self) -> Float[Tensor, "heads axes planes"]:
         """Frequencies in radians per unit coordinate, shape ``(H, N, D/2)``, or ``(1, N, D/2)`` if the heads share them."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must implement this method")
 
     def angles(
         self, positions: Float[Tensor, "*batch tokens axes"], *, validate: bool = False

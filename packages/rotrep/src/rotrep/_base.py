@@ -47,7 +47,7 @@ class Representation:
     @property
     def dim(self) -> int:
         """Length of the vectors."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must implement this method")
 
     @property
     def n(self) -> int:
@@ -61,10 +61,10 @@ class Representation:
 
     def _decode(self, v: Tensor) -> tuple[Tensor, Tensor | None]:
         """Matrices and the confidence, if there is one."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must implement this method")
 
     def _encode(self, R: Tensor) -> Tensor:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must implement this method")
 
     def _degenerate(self, v: Tensor) -> Tensor:
         """Mask of items that determine no rotation; none by default."""
