@@ -192,7 +192,9 @@ def minimums(session: nox.Session, package: str) -> None:
     if session.venv_backend != "uv":
         session.error("minimums needs uv, which can resolve to the lowest versions: pip install uv")
     torch = next(line.strip() for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("torch=="))
-    session.install("--resolution=lowest-direct", *wheels([package]), *group(package), torch)
+    # uv lowers what it is asked for itself, so the packages' own requirements are named here once more.
+    direct = [r for name in local_closure(package) for r in project(name)["project"]["dependencies"] if requirement_name(r) not in HOMES]
+    session.install("--resolution=lowest-direct", *wheels([package]), *direct, *group(package), torch)
     session.chdir(HOMES[package])
     pytest(session, f"minimums-{package}", "-m", "not slow")
 
