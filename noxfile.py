@@ -194,6 +194,7 @@ def minimums(session: nox.Session, package: str) -> None:
     torch = next(line.strip() for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("torch=="))
     # uv lowers what it is asked for itself, so the packages' own requirements are named here once more.
     direct = [r for name in local_closure(package) for r in project(name)["project"]["dependencies"] if requirement_name(r) not in HOMES]
+    install(session, torch)  # first, so that the build which the constraints and find-links give is kept
     session.install("--resolution=lowest-direct", *wheels([package]), *direct, *group(package), torch)
     session.chdir(HOMES[package])
     pytest(session, f"minimums-{package}", "-m", "not slow")
