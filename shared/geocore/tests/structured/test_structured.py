@@ -268,7 +268,6 @@ def test_null_pivots_are_masked_not_divided():
     assert zero.null_mask.all()
     assert torch.equal(zero.dense(), torch.zeros(4, 3))
     assert torch.isfinite(truncated_ldu(torch.zeros(4, 3), 2, pivots=torch.tensor([1, 3])).U).all()
-    close(full_ldu(W[:5]).dense()[:, 2:], full_ldu(W[:5]).dense()[:, 2:])
 
 
 def test_full_ldu_reconstructs():
