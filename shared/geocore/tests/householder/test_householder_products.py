@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geocore.householder import apply_product, apply_product_reference, compact_wy, reflect, to_matrix
+from geocore.householder._dense import dense_product_plain
 from geocore.testing import assert_close_eps, check_batching, check_derivatives, check_half, check_transforms, max_error_eps
 
 
@@ -149,3 +150,25 @@ def test_half_precision():
 def test_errors(call, kind, message):
     with pytest.raises(kind, match=message):
         call()
+
+
+@pytest.mark.parametrize("tau_given", [False, True])
+@pytest.mark.parametrize(("shape", "cols"), [((5, 3), 5), ((5, 3), 2), ((2, 4, 4), 3), ((3, 2, 6, 1), 6), ((0, 4, 2), 4)])
+def test_hand_written_gradient_equals_autograd_of_the_plain_form(shape, cols, tau_given):
+    generator = torch.Generator().manual_seed(0)
+    V = torch.randn(shape, dtype=torch.float64, generator=generator)
+    V[..., 0] *= torch.linspace(0, 1, shape[-2], dtype=torch.float64)
+    if not tau_given:
+        V[..., -1] = 0  # the identity, with gradient zero; the function jumps there, so finite differences need other columns
+    tau = torch.rand(*shape[:-2], shape[-1], dtype=torch.float64, generator=generator) if tau_given else None
+    leaves = [x.requires_grad_() for x in (V, tau) if x is not None]
+    fast, plain = to_matrix(V, tau, cols), dense_product_plain(V, tau, cols)
+    assert "DenseProduct" in type(fast.grad_fn).__name__
+    torch.testing.assert_close(fast, plain, rtol=0, atol=1e-14)
+    g = torch.randn(fast.shape, dtype=torch.float64, generator=generator)
+    for a, b in zip(torch.autograd.grad(fast, leaves, g), torch.autograd.grad(plain, leaves, g), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    if tau_given:
+        check_derivatives(lambda *x: to_matrix(*x, cols=cols), *leaves)
+    else:
+        check_derivatives(lambda x: to_matrix(x, cols=cols), V.detach() + 1)

@@ -306,6 +306,7 @@ for _name, _x in {"is_rotation": rotations(), "is_orthogonal": rotations(), "is_
 entry("orthogonal.orthogonality_error", normal(4, 3), no_half="documented: float32 for half precision")
 entry("orthogonal.polar", normal(4, 3))
 entry("orthogonal.polar newton", normal(3, 3), call=lambda M: orthogonal.polar(M, method="newton"))
+entry("orthogonal.polar qdwh", normal(4, 3), call=lambda M: orthogonal.polar(M, method="qdwh"))
 entry("orthogonal.newton_schulz", normal(4, 3), constant="documented: constant unless differentiable=True")
 entry("orthogonal.newton_schulz recorded", normal(4, 3), call=lambda M: orthogonal.newton_schulz(M, steps=3, differentiable=True))
 for _map in ("exp", "cayley", "householder", "polar"):

@@ -8,7 +8,7 @@ from geocore.orthogonal import assert_orthogonal, newton_schulz, polar
 from geocore.orthogonal._newton_schulz import _SCHEDULES
 from geocore.testing import check_batching, check_derivatives, check_half, check_transforms
 
-METHODS = ["svd", "newton", "newton_schulz"]
+METHODS = ["svd", "newton", "qdwh", "newton_schulz"]
 
 
 def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -34,6 +34,12 @@ class TestPolar:
         Q = polar(37 * M, method=method)
         assert_orthogonal(Q, atol=1e-13)
         assert np.abs(Q.numpy() - scipy.linalg.polar(M.numpy())[0]).max() <= 1e-9
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_qdwh_is_orthogonal_up_to_the_largest_condition(self, dtype: torch.dtype) -> None:
+        for cond in (1.0, 1e3, 0.01 / torch.finfo(dtype).eps):
+            assert_orthogonal(polar(with_condition(30, cond, dtype), method="qdwh"), atol=12 * torch.finfo(dtype).eps)
+        assert torch.equal(polar(torch.zeros(2, 4, 3, dtype=dtype), method="qdwh"), torch.zeros(2, 4, 3, dtype=dtype))
 
     def test_singular_matrix(self) -> None:
         M = torch.diag(torch.tensor([1.0, 0.0, 0.0])).requires_grad_()

@@ -273,7 +273,14 @@ def test_null_pivots_are_masked_not_divided():
 def test_full_ldu_reconstructs():
     A = draw(7, 7)
     close(full_ldu(A).dense(), A, 1e-12)
-    assert full_ldu(A).d.abs().log().sum().item() == pytest.approx(torch.linalg.slogdet(A).logabsdet.item())
+    assert full_ldu(A).logabsdet().item() == pytest.approx(torch.linalg.slogdet(A).logabsdet.item())
+    assert full_ldu(torch.ones(3, 3)).logabsdet() == -torch.inf
+
+
+@pytest.mark.bad_input
+def test_logabsdet_needs_every_pivot():
+    with pytest.raises(ValueError, match="2 pivots of 4 x 4"):
+        truncated_ldu(torch.eye(4), 2).logabsdet()
 
 
 # SVD

@@ -6,15 +6,12 @@ from torch import Tensor
 
 from geocore._checks import check_broadcastable, check_positive_int, check_trailing
 from geocore._precision import full_precision
+from geocore.householder._dense import dense_product
+from geocore.householder._wy import reflection_tau, scaled_gram, unit_upper_solve
 
 __all__ = ["apply_product", "apply_product_reference", "compact_wy", "reflect", "to_matrix"]
 
-
-def reflection_tau(V: Tensor) -> Tensor:
-    """``2 / |v|^2`` for each column of ``V``, and 0 where the column is zero: no direction means no reflection, never a NaN."""
-    square = (V * V).sum(-2)
-    usable = square > 16.0 * torch.finfo(V.dtype).tiny
-    return torch.where(usable, 2.0 / torch.where(usable, square, 1.0), 0.0)
+COLUMNS = "the vectors are its columns; for one vector use V[:, None] or reflect"
 
 
 def check_factors(V: Tensor, tau: Tensor | None) -> Tensor:
@@ -24,24 +21,12 @@ def check_factors(V: Tensor, tau: Tensor | None) -> Tensor:
         ValueError: If ``V`` has not shape ``(..., n, k)`` or ``tau`` not ``(..., k)``.
         TypeError, NotImplementedError: If a dtype is not real floating point.
     """
-    check_trailing("V", V, (None, None), hint="the vectors are its columns; for one vector use V[:, None] or reflect")
+    check_trailing("V", V, (None, None), hint=COLUMNS)
     if tau is None:
         return reflection_tau(V)
     check_trailing("tau", tau, (V.shape[-1],), hint=f"one coefficient for each of the {V.shape[-1]} columns of V")
     check_broadcastable(V=V.shape[:-2], tau=tau.shape[:-1])
     return tau
-
-
-def scaled_gram(V: Tensor, tau: Tensor) -> Tensor:
-    """``diag(tau) triu_1(V^T V)``: with it ``T = (I + .)^-1 diag(tau)``, which exists for ``tau = 0`` too."""
-    return tau[..., :, None] * torch.triu(V.mT @ V, diagonal=1)
-
-
-def unit_upper_solve(A: Tensor, B: Tensor, *, transpose: bool = False) -> Tensor:
-    """``(I + A)^-1 B`` for strictly upper triangular ``A``, or with the transpose of that inverse."""
-    if transpose:
-        return torch.linalg.solve_triangular(A.mT, B, upper=False, unitriangular=True)
-    return torch.linalg.solve_triangular(A, B, upper=True, unitriangular=True)
 
 
 def rows_times(x: Tensor, M: Tensor) -> Tensor:
@@ -196,17 +181,14 @@ def to_matrix(
         tensor([[-1.,  0.],
                 [ 0.,  1.]])
     """
-    tau = check_factors(V, tau)
+    if tau is None:
+        check_trailing("V", V, (None, None), hint=COLUMNS)
+    else:
+        check_factors(V, tau)
     n = V.shape[-2]
     if cols is None:
         cols = n
     check_positive_int("cols", cols, minimum=0)
     if cols > n:
         raise ValueError(f"cols must be at most n = {n}, got {cols}")
-    A = scaled_gram(V, tau)
-    right = tau[..., :, None] * V[..., :cols, :].mT
-    Y = unit_upper_solve(A, right.expand(*A.shape[:-2], *right.shape[-2:]))
-    eye = torch.eye(n, cols, dtype=V.dtype, device=V.device)
-    if V.ndim == Y.ndim == 2:  # one call for the product and the difference: a tenth less time with the gradient
-        return torch.addmm(eye, V, Y, alpha=-1.0)
-    return eye - V @ Y
+    return dense_product(V, tau, cols)

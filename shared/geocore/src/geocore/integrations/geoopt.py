@@ -18,7 +18,7 @@ except ImportError as error:  # pragma: no cover - depends on the environment
 
 from geocore import son
 from geocore._checks import check_option, check_positive_int
-from geocore.orthogonal._dispatch import matrix_exp
+from geocore._dispatch import matrix_exp
 from geocore.orthogonal._polar import polar
 from geocore.orthogonal._validate import orthogonality_error
 

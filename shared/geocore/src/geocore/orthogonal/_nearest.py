@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from geocore._dispatch import needs_composable
 from geocore.orthogonal import _nearest3
-from geocore.orthogonal._dispatch import needs_composable
 
 __all__ = ["nearest_orthogonal", "nearest_rotation"]
 

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from geocore._checks import check_option, check_square
+from geocore._dispatch import matrix_exp
 from geocore._precision import full_precision
-from geocore.orthogonal._dispatch import matrix_exp
 from geocore.son._expm_apply import expm_skew_apply
 from geocore.son._spectral import skew_part
 

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from geocore._checks import check_broadcastable, check_floating, check_square, check_trailing
+from geocore._dispatch import matrix_exp, needs_composable
 from geocore._precision import full_precision
-from geocore.orthogonal._dispatch import matrix_exp, needs_composable
 from geocore.son._spectral import half_form, join_pairs, skew_part, split_pairs
 
 __all__ = ["expm_skew_apply", "expm_skew_apply_reference", "reduced_angle"]

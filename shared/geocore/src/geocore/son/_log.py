@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from geocore._checks import check_square
+from geocore._dispatch import matrix_exp, needs_composable
 from geocore._precision import full_precision
-from geocore.orthogonal._dispatch import matrix_exp, needs_composable
 from geocore.son._readable import values_readable
 from geocore.son._spectral import join_pairs, skew_part, split_pairs
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from geocore.orthogonal._dispatch import needs_composable
+from geocore._dispatch import needs_composable
 
 __all__ = ["values_readable"]
 

@@ -51,6 +51,17 @@ class LDU(NamedTuple):
         y = ((x @ self.U.mT) * self.d) @ self.L.mT
         return y[..., Permutation(self.perm, check=False).inverse().index]
 
+    def logabsdet(self) -> Float[Tensor, ""]:
+        """``log |det W|`` of a full factorisation; minus infinity with a null pivot.
+
+        Raises:
+            ValueError: If the factorisation is not that of a square matrix with every pivot.
+        """
+        r = len(self.d)
+        if self.L.shape[0] != r or self.U.shape[1] != r:
+            raise ValueError(f"logabsdet needs every pivot of a square matrix, got {r} pivots of {self.L.shape[0]} x {self.U.shape[1]}")
+        return self.d.abs().log().sum()
+
 
 def column_order(W: Float[Tensor, "m n"], order: str = "natural") -> Int[Tensor, "n"]:
     """Column orders for ``truncated_ldu``: ``"natural"``, ``"norm"`` (longest first) or ``"qr"`` (column-pivoted QR, from SciPy).

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from geocore.testing._batching import check_batching, check_half
 from geocore.testing._derivatives import assert_finite, check_derivatives, tensor_leaves
 from geocore.testing._equivariance import assert_equivariant, equivariance_error
+from geocore.testing._matrices import assert_low_rank, assert_orthonormal, assert_same_subspace, linear_map_to_dense, spectra
 from geocore.testing._modules import check_module
 from geocore.testing._ops import check_op, nan_filled_empty
 from geocore.testing._public import check_import_cost, check_public_surface
@@ -25,7 +26,10 @@ __all__ = [
     "assert_close_eps",
     "assert_equivariant",
     "assert_finite",
+    "assert_low_rank",
+    "assert_orthonormal",
     "assert_same",
+    "assert_same_subspace",
     "benchmark",
     "check_batching",
     "check_derivatives",
@@ -37,8 +41,10 @@ __all__ = [
     "check_public_surface",
     "check_transforms",
     "equivariance_error",
+    "linear_map_to_dense",
     "max_error_eps",
     "nan_filled_empty",
+    "spectra",
     "strategies",
     "tensor_leaves",
     "tolerance",
