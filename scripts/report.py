@@ -5,6 +5,7 @@ A generated part stands between `<!-- generated: KIND ARGUMENT -->` and `<!-- en
     methods             all methods, installed here or planned
     benchmark FILE      a results file of the benchmark runner, relative to the README
     demo FILE           a results file of `geocore demo METHOD --json FILE`, relative to the README
+    table FILE          a results file with columns and rows of measured numbers, relative to the README
 
 `--check` writes nothing and fails if a README is not what its sources say.
 """
@@ -78,6 +79,20 @@ def benchmark(readme: Path, argument: str) -> str:
     return "\n".join(lines) + "\n" + note
 
 
+def table(readme: Path, argument: str) -> str:
+    """Table of measured numbers that are neither times nor a demonstration, such as errors."""
+    document = json.loads((readme.parent / argument).read_text(encoding="utf-8"))
+
+    def cell(value: float | str | None) -> str:
+        return "" if value is None else value if isinstance(value, str) else _short(value) if value else "0"
+
+    lines = ["| " + " | ".join(["", *document["columns"]]) + " |", "|---" * (len(document["columns"]) + 1) + "|"]
+    lines += ["| " + " | ".join([row["name"], *map(cell, row["values"])]) + " |" for row in document["rows"]]
+    environment = document["environment"]
+    versions = ", ".join(f"{name} {environment[name]}" for name in ("torch", *document["packages"]) if name in environment)
+    return "\n".join(lines) + f"\n\n{document['units']}. Measured with `{document['command']}`: {versions}, {environment['date']}.\n"
+
+
 def demo(readme: Path, argument: str) -> str:
     """Table of a demonstration's results with its checked statements."""
     document = json.loads((readme.parent / argument).read_text(encoding="utf-8"))
@@ -101,7 +116,7 @@ def demo(readme: Path, argument: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-KINDS = {"methods": methods, "benchmark": benchmark, "demo": demo}
+KINDS = {"methods": methods, "benchmark": benchmark, "demo": demo, "table": table}
 
 
 def render(readme: Path) -> str:

@@ -1,7 +1,6 @@
 """Polar factor by the QR-based dynamically weighted Halley iteration (Nakatsukasa, Bai and Gygi, SIAM J. Matrix Anal. Appl. 31, 2010)."""
 
 import math
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -9,7 +8,6 @@ from torch import Tensor
 __all__ = ["qdwh"]
 
 
-@cache
 def _weights(dtype: torch.dtype) -> tuple[tuple[float, float, float], ...]:
     """``(a, b, c)`` of each step, eqs. (3.5) to (3.8), for singular values from ``eps / 4`` to 1: six steps in float64, four in float32.
 
@@ -29,6 +27,9 @@ def _weights(dtype: torch.dtype) -> tuple[tuple[float, float, float], ...]:
     return tuple(steps)
 
 
+_SCHEDULES = {dtype: _weights(dtype) for dtype in (torch.float32, torch.float64)}
+
+
 def qdwh(M: Tensor) -> Tensor:
     """Orthogonal factor of square or tall ``M``: ``X <- X (a I + b X^T X) (I + c X^T X)^-1``, by QR for large ``c``, then by Cholesky."""
     n = M.shape[-1]
@@ -38,7 +39,7 @@ def qdwh(M: Tensor) -> Tensor:
     norm = torch.sqrt(X.detach().square().sum((-2, -1), keepdim=True))
     X = X / torch.where(norm > 0, norm, 1.0)
     eye = torch.eye(n, dtype=M.dtype, device=M.device)
-    for a, b, c in _weights(M.dtype):
+    for a, b, c in _SCHEDULES[M.dtype]:
         keep = b / c
         if c > 100:
             stacked = torch.cat([math.sqrt(c) * X, eye.expand(*X.shape[:-2], n, n)], dim=-2)

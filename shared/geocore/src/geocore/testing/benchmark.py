@@ -30,8 +30,10 @@ from geocore.testing._transforms import assert_same
 
 __all__ = ["Benchmark", "Case", "Timing", "compare_timings", "environment", "peak_memory"]
 
-
-_REPORTED = ("geocore", "numpy", "scipy", "roma", "kornia", "pypose", "geoopt", "torchlie", "torch-householder", "timm", "transformers")
+_REPORTED = (
+    *("geocore", "numpy", "scipy", "roma", "kornia", "pypose", "geoopt", "torchlie", "torch-householder"),
+    *("pyriemann", "spd-learn", "geomstats", "POT", "fla-core", "timm", "transformers", "peft"),
+)
 
 
 @dataclass(frozen=True)
@@ -174,19 +176,7 @@ def environment(device: str = "cpu") -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
         "date": time.strftime("%Y-%m-%d"),
     }
-    for name in (
-        "geocore",
-        "numpy",
-        "scipy",
-        "roma",
-        "kornia",
-        "pypose",
-        "geoopt",
-        "torchlie",
-        "torch-householder",
-        "timm",
-        "transformers",
-    ):
+    for name in _REPORTED:
         try:
             info[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
