@@ -203,6 +203,7 @@ entry(
 )
 entry("so3.mean", rotations(3, turn=0.8), normal(3).abs(), call=lambda R, w: so3.mean(R, w, max_iter=3), first_order=SECOND)
 entry("so3.mean chordal", rotations(4, turn=0.8), call=lambda R: so3.mean(R, metric="chordal"))
+entry("so3.mean l1", rotations(4, turn=0.8), call=lambda R: so3.mean(R, metric="l1", max_iter=2), first_order=SECOND)
 entry("so3.align", normal(5, 3), normal(5, 3, seed=1), call=lambda x, y: so3.align(x, y, scale=True))
 entry("so3.rotation_between", normal(3), normal(3, seed=1))
 entry("so3.forward_kinematics", rotations(4), normal(4, 3), call=lambda R, o: so3.forward_kinematics(R, o, TREE))
@@ -428,6 +429,14 @@ def test_single_precision_against_double(e):
     for a, b in zip(got, want, strict=True):
         assert a.dtype == torch.float32
         assert_close_eps(a, b, e.eps, scale=max(1.0, b.detach().abs().max().item()))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@every
+def test_cuda_agrees_with_cpu(e):
+    for got, want in zip(tensor_leaves(e.call(*(x.cuda() for x in e.inputs))), tensor_leaves(e.call(*e.inputs)), strict=True):
+        assert_close_eps(got.cpu(), want, 64 * e.eps, scale=max(1.0, want.detach().abs().max().item()))
 
 
 @pytest.mark.bad_input

@@ -1,4 +1,4 @@
-"""Every public function under batching, low precision and torch's transforms; the compiler sees them in groups, to save time."""
+"""The compiler sees the functions in groups, to save time; one by one, with everything else, they are in tests/matrix."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from geocore import so3
-from geocore.testing import assert_same, check_batching, check_export, check_half, check_transforms
+from geocore.testing import assert_same, check_export, check_transforms
 
 g = torch.Generator().manual_seed(5)
 
@@ -23,94 +23,7 @@ def near(*shape: int) -> torch.Tensor:
     return so3.exp(0.5 * normal(*shape, 3))
 
 
-TREE = [2, 0, -1, 2]
-W, Q, R, R2, V6 = normal(3, 3), normal(3, 4), rotations(3), rotations(3), normal(3, 6)
-T = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
-
-CASES = {
-    "hat": (so3.hat, W),
-    "vee": (so3.vee, normal(3, 3, 3)),
-    "exp": (so3.exp, W),
-    "log": (so3.log, R),
-    "left_jacobian": (so3.left_jacobian, W),
-    "right_jacobian": (so3.right_jacobian, W),
-    "left_jacobian_inverse": (so3.left_jacobian_inverse, W),
-    "right_jacobian_inverse": (so3.right_jacobian_inverse, W),
-    "rotvec_to_matrix": (so3.rotvec_to_matrix, W),
-    "matrix_to_rotvec": (so3.matrix_to_rotvec, R),
-    "reorder": (lambda q: so3.reorder(q, "wxyz", "xyzw"), Q),
-    "quat_mul": (so3.quat_mul, Q, normal(3, 4)),
-    "quat_conj": (so3.quat_conj, Q),
-    "quat_apply": (so3.quat_apply, Q, W),
-    "quat_normalize": (so3.quat_normalize, Q),
-    "standardize": (so3.standardize, Q),
-    "matrix_to_quat": (so3.matrix_to_quat, R),
-    "quat_to_matrix": (so3.quat_to_matrix, Q),
-    "rotvec_to_quat": (so3.rotvec_to_quat, W),
-    "quat_to_rotvec": (so3.quat_to_rotvec, Q),
-    "from_mrp": (so3.from_mrp, W),
-    "to_mrp": (so3.to_mrp, R),
-    "mrp_to_quat": (so3.mrp_to_quat, W),
-    "quat_to_mrp": (so3.quat_to_mrp, Q),
-    "mrp_to_rotvec": (so3.mrp_to_rotvec, W),
-    "rotvec_to_mrp": (so3.rotvec_to_mrp, W),
-    "euler_to_matrix": (so3.euler_to_matrix, W),
-    "euler_to_quat": (lambda a: so3.euler_to_quat(a, "zxz"), W),
-    "euler_to_rotvec": (so3.euler_to_rotvec, W),
-    "matrix_to_euler": (lambda R: so3.matrix_to_euler(R, "ZYX"), R),
-    "quat_to_euler": (lambda q: so3.quat_to_euler(q, "yzy"), Q),
-    "rotvec_to_euler": (so3.rotvec_to_euler, W),
-    "from_5d": (so3.from_5d, normal(3, 5)),
-    "from_6d": (so3.from_6d, V6),
-    "from_9d": (so3.from_9d, normal(3, 9)),
-    "from_10d": (so3.from_10d, normal(3, 10)),
-    "to_5d": (so3.to_5d, R),
-    "to_6d": (so3.to_6d, R),
-    "to_9d": (so3.to_9d, R),
-    "to_10d": (so3.to_10d, R),
-    "convert": (lambda v: so3.convert(v, "6d", "rotvec"), V6),
-    "geodesic": (so3.geodesic, R, R2),
-    "chordal": (so3.chordal, R, R2),
-    "slerp": (so3.slerp, R, R2, T),
-    "slerp of quaternions": (so3.slerp, Q, normal(3, 4), T),
-    "squad": (so3.squad, Q, normal(3, 4), normal(3, 4), normal(3, 4), T),
-    "squad_controls": (so3.squad_controls, normal(3, 5, 4)),
-    "mean": (lambda R, w: so3.mean(R, w, max_iter=3), near(3, 4), normal(3, 4).abs()),
-    "mean chordal": (lambda R: so3.mean(R, metric="chordal"), near(3, 4)),
-    "mean l1": (lambda R: so3.mean(R, metric="l1", max_iter=2), near(3, 4)),
-    "align": (lambda x, y: so3.align(x, y, scale=True), normal(3, 5, 3), normal(3, 5, 3)),
-    "rotation_between": (so3.rotation_between, W, normal(3, 3)),
-    "forward_kinematics": (lambda R, o: so3.forward_kinematics(R, o, TREE), rotations(3, 4), normal(3, 4, 3)),
-    "renormalize": (so3.renormalize, R),
-    "RotationSpline": (lambda k: so3.RotationSpline(k, [0.0, 1.0, 2.5], iterations=2)(0.7), near(3, 3)),
-    "RotationSpline velocity": (lambda k: so3.RotationSpline(k, [0.0, 1.0, 2.5], iterations=2)(0.7, 1), near(3, 3)),
-}
-# not functions of tensors that could be batched or differentiated
-EXEMPT = {"EULER_CONVENTIONS", "REPRESENTATIONS", "Alignment", "MeanInfo", "random"}
-
-
-def test_every_public_name_is_covered():
-    assert {name.split()[0] for name in CASES} | EXEMPT == set(so3.__all__)
-    assert len(set(so3.__all__)) == len(so3.__all__)
-    assert all(hasattr(so3, name) for name in so3.__all__)
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_batching(name):
-    fn, *args = CASES[name]
-    check_batching(fn, *args, atol=1e-13)
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_low_precision(name):
-    fn, *args = CASES[name]
-    check_half(fn, *args)
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_function_transforms(name):
-    fn, *args = CASES[name]
-    check_transforms(fn, *args, compile=False, compiled_transforms=False)
+W, Q, V6 = normal(3, 3), normal(3, 4), normal(3, 6)
 
 
 def from_vectors(w, v):
@@ -199,13 +112,3 @@ def test_compiled_gradients_at_special_angles(angle):
     (want,) = torch.autograd.grad(so3.exp(b).square().sum() + so3.log(so3.exp(0.5 * b)).sum(), b)
     assert torch.isfinite(got).all()
     assert torch.allclose(got, want, rtol=0, atol=1e-13)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", CASES)
-def test_cuda_agrees_with_cpu(name):
-    fn, *args = CASES[name]
-    expected = torch.utils._pytree.tree_leaves(fn(*args))
-    for got, want in zip(torch.utils._pytree.tree_leaves(fn(*(a.cuda() for a in args))), expected, strict=True):
-        assert torch.allclose(got.cpu(), want, rtol=0, atol=1e-12)
