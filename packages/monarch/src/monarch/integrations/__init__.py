@@ -1,0 +1,1 @@
+"""Bridges to frameworks, each imported on use."""
