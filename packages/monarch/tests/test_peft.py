@@ -2,17 +2,27 @@
 
 import copy
 import pickle
+from importlib.util import find_spec
 
 import pytest
 import torch
 
-peft = pytest.importorskip("peft")
-transformers = pytest.importorskip("transformers")
-
-from monarch.integrations.peft import MonarchConfig, MonarchLayer  # noqa: E402
+for _library in ("peft", "transformers"):
+    if find_spec(_library) is None:
+        pytest.skip(f"needs {_library}", allow_module_level=True)
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:transformers", "ignore::UserWarning:peft")
 IDS = torch.randint(2, 60, (2, 7), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(autouse=True)
+def _libraries(vision_libraries):
+    """Imported after torchvision has been made importable."""
+    global peft, transformers, MonarchConfig, MonarchLayer
+    import peft
+    import transformers
+
+    from monarch.integrations.peft import MonarchConfig, MonarchLayer
 
 
 def llama():
