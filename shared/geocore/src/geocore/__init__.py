@@ -8,6 +8,7 @@ Each room is importable alone (``import geocore.so3``) and loads on first use (`
 - ``blocks``: block-diagonal rotations, the rotary-embedding kernel, block-diagonal and Monarch products;
 - ``householder``: reflections, compact WY, UT transform, factorisation into reflectors;
 - ``orthogonal``: validation, polar factor, parametrisations of weights, manifolds for geoopt;
+- ``spd``: SPD matrices; matrix functions with exact gradients, metrics, means, parametrisations, covariances;
 - ``structured``: permutations, truncated LDU and SVD, Monarch projection, DCT, DST and Hadamard transforms;
 - ``testing``: tolerances, strategies and derivative, transform and equivariance checks for your own tests;
 - ``demo``: the demonstration protocol behind the ``geocore`` command.
@@ -20,7 +21,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from geocore import blocks, demo, householder, orthogonal, se2, se3, sim3, so3, son, structured, testing
+    from geocore import blocks, demo, householder, orthogonal, se2, se3, sim3, so3, son, spd, structured, testing
 
 __all__ = [
     "__version__",
@@ -33,6 +34,7 @@ __all__ = [
     "sim3",
     "so3",
     "son",
+    "spd",
     "structured",
     "testing",
 ]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from geocore import blocks, householder, orthogonal, se2, se3, sim3, so3, son, structured
+from geocore import blocks, householder, orthogonal, se2, se3, sim3, so3, son, spd, structured
 from geocore.testing import (
     assert_close_eps,
     assert_finite,
@@ -35,6 +35,7 @@ ROOMS = {
     "blocks": blocks,
     "householder": householder,
     "orthogonal": orthogonal,
+    "spd": spd,
     "structured": structured,
 }
 BATCH = 3
@@ -51,6 +52,12 @@ EXCLUDED = {
     "orthogonal.assert_skew": "raises by value: tests/orthogonal; the masks are listed",
     "orthogonal.orthogonal_": "fills a tensor in place with random values; tests/orthogonal",
     "orthogonal.parametrize": "acts on a module; the map itself is listed as Orthogonal",
+    "spd.MeanInfo": "result tuple",
+    "spd.Metric": "base class; every metric is listed",
+    "spd.NotPositiveDefiniteError": "an error",
+    "spd.SPDParameter": "takes no tensor; the maps are listed as parametrize",
+    "spd.SymEig": "result tuple",
+    "spd.assert_spd": "raises by value: tests/spd; the mask is listed",
     "structured.LDU": "result tuple",
     "structured.MonarchProjection": "result tuple",
     "structured.Permutation": "an integer index; tests/structured",
@@ -314,6 +321,109 @@ for _map in ("exp", "cayley", "householder", "polar"):
     _module = orthogonal.Orthogonal(4, 3, map=_map, dtype=torch.float64, generator=torch.Generator().manual_seed(0))  # type: ignore[arg-type]
     entry(f"orthogonal.Orthogonal {_map}", normal(*_module.raw_shape()), call=_module)
 
+# spd
+
+
+def positive(*shape: int, n: int = 3, seed: int = 0) -> Tensor:
+    """SPD matrices of condition about 10."""
+    A = normal(*shape, n, n, seed=seed)
+    return A @ A.mT / n + 0.5 * torch.eye(n, dtype=torch.float64)
+
+
+def symmetric(n: int = 3, seed: int = 0) -> Tensor:
+    A = normal(n, n, seed=seed)
+    return 0.1 * (A + A.mT)
+
+
+entry("spd.sym", normal(3, 3))
+for _name in ("sqrtm", "invsqrtm", "sqrtm_invsqrtm", "logm", "expm", "invm", "nearest_spd", "cholesky_vector"):
+    entry(f"spd.{_name}", positive())
+entry("spd.eigh", positive(), call=lambda X: spd.eigh(X).values)
+entry("spd.logm of eigh", positive(), call=lambda X: spd.logm(spd.eigh(X)))
+entry("spd.sqrtm newton_schulz", positive(), call=lambda X: spd.sqrtm(X, method="newton_schulz"))
+entry("spd.powm", positive(), call=lambda X: spd.powm(X, 0.3))
+entry("spd.powm learned", positive(), FRACTION)
+entry("spd.funcm", positive(), call=lambda X: spd.funcm(X, torch.nn.functional.silu))
+entry("spd.clamp_eig", positive(), call=lambda X: spd.clamp_eig(X, 1.0))
+entry("spd.frechet", positive(), symmetric(), call=lambda X, E: spd.frechet("log", X, E))
+entry("spd.lyapunov", positive(), symmetric())
+entry("spd.generalized_lyapunov", positive(), positive(seed=1), symmetric())
+entry("spd.sylvester", positive(), positive(n=2, seed=1), normal(3, 2))
+for _sign in (1, -1):
+    entry(f"spd.bw_transport {_sign}", positive(), symmetric(), call=lambda A, V, s=_sign: spd.bw_transport(A, V, s))
+entry("spd.vech", positive())
+entry("spd.unvech", normal(6))
+entry("spd.cholesky_unvector", normal(6))
+entry(
+    "spd.is_spd",
+    positive(),
+    call=lambda x: spd.is_spd(x).to(x.dtype),
+    constant="a mask",
+    no_half="the tolerance is that of the dtype, so low precision is more lenient on purpose",
+)
+for _map in ("exp", "cholesky", "softplus"):
+    entry(f"spd.parametrize {_map}", normal(3, 3), call=spd.parametrize.SPD(_map))  # type: ignore[arg-type]
+for _estimator in ("scm", "cov", "corr", "oas", "lwf", "sch"):
+    entry(f"spd.cov {_estimator}", normal(3, 8), call=lambda X, e=_estimator: spd.cov.cov(X, e))
+entry("spd.cov lagged", normal(3, 8), call=lambda X: spd.cov.lagged_cov(X, [0, 2]))
+
+
+def _metric(metric: Any, *names: str, **options: Any) -> Callable[..., tuple[Tensor, ...]]:
+    def call(P: Tensor, Q: Tensor, V: Tensor) -> tuple[Tensor, ...]:
+        every = {
+            "dist": lambda: metric.dist(P, Q),
+            "inner": lambda: metric.inner(P, V, V),
+            "norm": lambda: metric.norm(P, V),
+            "exp": lambda: metric.exp(P, V),
+            "log": lambda: metric.log(P, Q),
+            "geodesic": lambda: metric.geodesic(P, Q, 0.3),
+            "transport": lambda: metric.transport(P, Q, V, **options),
+            "egrad2rgrad": lambda: metric.egrad2rgrad(P, V),
+            "retract": lambda: metric.retract(P, V),
+            "vectorize": lambda: metric.vectorize(P, Q),
+        }
+        return tuple(make() for name, make in every.items() if not names or name in names)
+
+    return call
+
+
+_METRICS: dict[str, Any] = {
+    "AffineInvariant": spd.AffineInvariant(2.0, 0.5),
+    "LogEuclidean": spd.LogEuclidean(2.0, -0.3),
+    "LogCholesky": spd.LogCholesky(),
+    "BuresWasserstein": spd.BuresWasserstein(),
+    "GeneralizedBuresWasserstein": spd.GeneralizedBuresWasserstein(torch.diag(torch.tensor([1.0, 3.0]))),
+    "PowerEuclidean": spd.PowerEuclidean(0.5),
+    "PowerCholesky": spd.PowerCholesky(0.5),
+    "BWCholesky": spd.BWCholesky(),
+    "Stein": spd.Stein(),
+    "Deformed": spd.Deformed(spd.BuresWasserstein(), 0.5),
+}
+for _name, _m in _METRICS.items():
+    _bures = {"steps": 1} if _name in ("BuresWasserstein", "GeneralizedBuresWasserstein", "Deformed") else {}
+    _methods = ("dist", "inner", "norm", "egrad2rgrad", "retract") if _name == "Stein" else ()
+    _elsewhere = (
+        ""
+        if _name in ("LogCholesky", "Stein")
+        else "a minute to trace all metrics in one graph; tests/spd compiles two, all consist of functions listed here"
+    )
+    entry(
+        f"spd.{_name}",
+        *(positive(n=2), positive(n=2, seed=1), symmetric(2)),
+        call=_metric(_m, *_methods, **_bures),
+        no_graph=_elsewhere,
+        no_export=_elsewhere,
+    )
+for _name in ("AffineInvariant", "BuresWasserstein", "Stein"):
+    entry(
+        f"spd.{_name} mean",
+        positive(4, n=2),
+        normal(4).abs(),
+        call=lambda X, w, m=_METRICS[_name]: m.mean(X, w, dim=-3, max_iter=6),
+        no_graph="two minutes to trace six steps and the Newton steps; tests/spd compiles fewer",
+        no_export="as no_graph",
+    )
+
 # structured
 MATRIX = "one matrix, not a batch"
 FIXED = "documented: constant for autograd"
@@ -446,7 +556,7 @@ def test_refused_dtypes(e):
         with pytest.raises(TypeError):
             e.call(*e.inputs[:i], x.round().long(), *e.inputs[i + 1 :])
         if not e.complex_input:
-            with pytest.raises(NotImplementedError):
+            with pytest.raises(TypeError if e.room == "spd" else NotImplementedError):
                 e.call(*e.inputs[:i], x.to(torch.complex128), *e.inputs[i + 1 :])
 
 

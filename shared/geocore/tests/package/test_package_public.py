@@ -55,7 +55,7 @@ def test_unknown_room_is_named():
         geocore.nowhere  # noqa: B018
 
 
-@pytest.mark.parametrize("room", [".so3", ".son", ".structured"])
+@pytest.mark.parametrize("room", [".so3", ".son", ".spd", ".structured"])
 def test_import_is_light(room):
     check_import_cost(f"geocore{room}", forbidden=("scipy", "matplotlib", "typer", "hypothesis", "sklearn"))
 
