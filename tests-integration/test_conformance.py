@@ -64,8 +64,6 @@ def geocore_cases():
     raw = torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(0))
     for kind in ("exp", "cayley", "householder", "polar"):
         yield f"Orthogonal-{kind}", lambda kind=kind: Orthogonal(4, 4, map=kind, init="identity"), (raw,), {"train": False}
-
-
     yield "SPDParameter", lambda: spd.SPDParameter(3), (), {}
 
 
@@ -78,12 +76,38 @@ def rotrep_cases():
     yield "SimilarityHead", lambda: rotrep.SimilarityHead(5, init="default"), (x,), {}
 
 
+def spdnorm_cases():
+    import spdnorm
+
+    A = torch.randn(6, 4, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    X = A @ A.mT / 12
+    signals = torch.randn(3, 4, 50, generator=torch.Generator().manual_seed(1))
+    domains = torch.tensor([0, 1, 0, 1, 0, 1])
+    yield "GBWBatchNorm", lambda: spdnorm.GBWBatchNorm(4, theta=0.5), (X,), {}
+    for metric in ("airm", "lem", "lcm", "pem", "bw"):
+        yield f"SPDBatchNorm-{metric}", lambda metric=metric: spdnorm.SPDBatchNorm(4, metric), (X,), {}
+    yield "DomainSPDBatchNorm", lambda: spdnorm.DomainSPDBatchNorm(4, domains=[0, 1]), (X, domains), {"compile": False}  # reads the domains
+    yield "BiMap", lambda: spdnorm.BiMap(4, 3), (X,), {}
+    yield "ReEig", lambda: spdnorm.ReEig(), (X,), {"train": False}
+    yield "LogEig", lambda: spdnorm.LogEig(), (X,), {"train": False}
+    yield "ExpEig", lambda: spdnorm.ExpEig(), (X,), {"train": False}
+    yield "Vech", lambda: spdnorm.Vech(), (X,), {"train": False}
+    yield "CovPool", lambda: spdnorm.CovPool(), (signals,), {"train": False}
+    for metric in ("lem", "airm", "pem", "lcm", "bw"):
+        yield f"SPDMLR-{metric}", lambda metric=metric: spdnorm.SPDMLR(4, 3, metric=metric), (X,), {}
+    yield "SPDNet", lambda: spdnorm.SPDNet([4, 3], bn="gbw", n_classes=2), (X,), {}
+    yield "RResNet", lambda: spdnorm.RResNet([4, 3], bn="gbw", n_classes=2), (X,), {}
+    yield "TSMNet", lambda: spdnorm.TSMNet(4, 2, temporal=2, kernel=5, spatial=5, subspace=3, bn="lem"), (signals,), {}
+    yield "SpectralResidual", lambda: spdnorm.SpectralResidual(4), (X,), {}
+
+
 CASES = {
     "comrope": comrope_cases,
     "deltaproduct": deltaproduct_cases,
     "geocore": geocore_cases,
     "monarch": monarch_cases,
     "rotrep": rotrep_cases,
+    "spdnorm": spdnorm_cases,
 }
 ELSEWHERE = {
     ("deltaproduct", "DeltaProductModel"): "a model of transformers: packages/deltaproduct/tests",

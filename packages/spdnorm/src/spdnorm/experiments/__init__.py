@@ -1,0 +1,1 @@
+"""Experiments: the effect in miniature (``nuisance``), digits (``digits``), and the recipes for published data (``full``)."""
