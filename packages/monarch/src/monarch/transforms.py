@@ -64,7 +64,8 @@ class MonarchTransform(nn.Module):
         if not dtype.is_floating_point:
             raise TypeError(f"dtype must be floating, got {dtype}")
         exact = exact_factors(kind, n, nblocks=nblocks, norm=norm)
-        self.kind, self.n, self.learnable, self.norm, self.is_complex = kind, n, learnable, norm, exact.w1.is_complex()
+        self.kind, self.n, self.learnable, self.is_complex = kind, n, learnable, exact.w1.is_complex()
+        self.norm: Norm = norm
         for name, w in (("weight1", exact.w1), ("weight2", exact.w2)):
             value = stored(w).to(dtype=dtype, device=device)
             if learnable:

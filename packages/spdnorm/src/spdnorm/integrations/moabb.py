@@ -102,8 +102,8 @@ def load_moabb(
         ValueError: If there is no such data set.
     """
     try:
-        from moabb import datasets, paradigms  # pyright: ignore[reportMissingImports]
-        from moabb.utils import set_download_dir  # pyright: ignore[reportMissingImports]
+        from moabb import datasets, paradigms
+        from moabb.utils import set_download_dir
     except ImportError as error:
         raise ImportError("this reader needs MOABB: pip install 'spdnorm[moabb]'") from error
     maker = getattr(datasets, dataset, None)
