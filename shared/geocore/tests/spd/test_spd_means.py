@@ -136,6 +136,16 @@ def test_gradient_at_eeg_scale():
         close(g * scale, h, 1e-9)
 
 
+def test_a_third_derivative_of_the_implicit_mean_is_an_error():
+    m = spd.BuresWasserstein()
+    x = X[0].clone().requires_grad_()
+    (g,) = torch.autograd.grad(m.mean(x).sin().sum(), x, create_graph=True)
+    (h,) = torch.autograd.grad(g.sin().sum(), x, create_graph=True)
+    assert torch.isfinite(h).all()
+    with pytest.raises(NotImplementedError, match="third derivatives"):
+        torch.autograd.grad(h.sum(), x)
+
+
 def test_weights_broadcast_and_zero_weights_drop_out():
     m = spd.BuresWasserstein()
     per_item = torch.rand(2, 7, dtype=torch.float64) + 0.1

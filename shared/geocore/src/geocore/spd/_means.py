@@ -16,7 +16,7 @@ from geocore.spd._averages import MeanInfo, MeanOptions
 from geocore.spd._checks import check_positive, values_readable
 from geocore.spd._differences import EXP, INV, INVSQRT, LOG, SQRT
 from geocore.spd._point import color, singular_spectrum, whiten
-from geocore.spd._spectral import Spectrum, apply, factorise, reassemble
+from geocore.spd._spectral import Spectrum, apply, factorise, reassemble, tripwire
 from geocore.spd._vectorize import unvech, vech
 
 __all__ = ["Karcher", "SteinMean", "Wasserstein", "frechet_mean"]
@@ -325,7 +325,8 @@ def _newton_steps(kind: Kind, X: Tensor, w: Tensor, M: Tensor) -> Tensor:
     S = kind.whitened(s.G, X)
     a = solve(kind.residual(None, S, w, s.G))
     a = a + solve(kind.residual(a, S, w, s.G))
-    return M.detach() + color(s.G, a)
+    moved = (X - X.detach()).sum((-3, -2, -1)) + (w - w.detach()).sum(-1)
+    return M.detach() + color(s.G, a) + tripwire(moved, 2)[..., None, None]
 
 
 @torch.no_grad()

@@ -306,7 +306,7 @@ class Metric(Averages):
     @no_autocast
     def random(
         self,
-        *size: int,
+        *size: Any,
         scale: float = 0.5,
         generator: torch.Generator | None = None,
         dtype: torch.dtype | None = None,

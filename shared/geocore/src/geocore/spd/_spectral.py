@@ -6,7 +6,7 @@ and third derivatives come from divided differences and a fourth one is refused.
 derivatives (compiled without a transform: in its first), and not finite in the next, which the polynomial cannot give.
 """
 
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -71,7 +71,7 @@ class SymEig(_Pair):
 
     _spectrum: Spectrum | None
 
-    def __new__(cls, values: Tensor, vectors: Tensor, spectrum: Spectrum | None = None) -> Self:
+    def __new__(cls, values: Tensor, vectors: Tensor, spectrum: Spectrum | None = None) -> "SymEig":  # noqa: PYI034 - read at run time
         self = super().__new__(cls, values, vectors)
         self._spectrum = spectrum
         return self
