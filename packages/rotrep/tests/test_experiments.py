@@ -8,12 +8,14 @@ from torch import nn
 
 from geocore import so3
 from rotrep import get_representation
-from rotrep.demo import BASELINES, OURS, check_claims, draw
+from rotrep.demo import BASELINES, OURS, check_bodies, check_claims, draw, draw_histograms
 from rotrep.experiments import inverse_kinematics as ik
-from rotrep.experiments import sanity
+from rotrep.experiments import point_cloud, sanity
 from rotrep.experiments._bvh import read_bvh
 from rotrep.experiments._ensemble import EnsembleMLP, one_thread
-from rotrep.metrics import RotationErrorSummary
+from rotrep.experiments._histogram import EDGES, fractions
+from rotrep.experiments._pts import read_pts
+from rotrep.metrics import RotationErrorSummary, rotation_error_deg
 
 BVH = """HIERARCHY
 ROOT Hips
@@ -195,3 +197,76 @@ def test_claims_are_checked():
     assert [c.met for c in check_claims(outcome | {"euler": [summary(2.0, 90.0)]})] == [True, True, False, False]
     pytest.importorskip("matplotlib")
     assert len(draw(outcome).axes) == 1
+    bodies = {
+        name: ik.Outcome(0.1, rotation_error_deg(so3.exp(torch.tensor([[0.0, 0.0, a], [0.0, 0.0, 0.01]])), torch.eye(3), thresholds=EDGES))
+        for name, a in {"9d": 0.5, "6d": 0.4, "quaternion": 3.0, "euler": 3.1}.items()
+    }
+    assert [c.met for c in check_bodies(bodies)] == [True, True]
+    assert [c.met for c in check_bodies(bodies | {"6d": bodies["euler"]})] == [False, True]
+    assert [c.met for c in check_bodies(bodies | {"euler": bodies["6d"]})] == [True, False]
+    assert fractions(bodies["9d"].root) == pytest.approx([0, 0, 0, 0.5, 0, 0, 0, 0, 0.5, 0, 0])  # 0.57 and 28.6 degrees
+    assert len(draw_histograms({name: o.root for name, o in bodies.items()}, ("9d", "6d")).axes) == 1
+
+
+def cloud_files(folder, count, points=40):
+    folder.mkdir()
+    generator = torch.Generator().manual_seed(0)
+    for i in range(count):
+        rows = torch.randn(points, 3, generator=generator) * torch.tensor([1.0, 0.5, 0.2])
+        (folder / f"{i}.pts").write_text("".join(f"{x:.5f} {y:.5f} {z:.5f} 7\n" for x, y, z in rows.tolist()), encoding="utf-8")
+    return folder
+
+
+def test_pts_files(tmp_path):
+    file = tmp_path / "a.pts"
+    file.write_text("3\r\n# comment\r\n0 1 2\r\n\r\n3,4,5,6\r\n6 7 8\r\n", encoding="utf-8")
+    assert torch.equal(read_pts(file), torch.arange(9.0).reshape(3, 3))
+    assert read_pts(file, limit=2).shape == (2, 3)
+    folder = cloud_files(tmp_path / "clouds", 2)
+    assert [c.shape for c in point_cloud.load_clouds(folder)] == [(20, 3)] * 2, "the first half of each file"
+    assert point_cloud.load_clouds(folder, points=30)[0].shape == (30, 3)
+
+
+@pytest.mark.bad_input
+def test_bad_pts_files(tmp_path):
+    file = tmp_path / "a.pts"
+    for text, message in (("0 1 2\n3 x 5\n", r"a\.pts:2"), ("0 1\n", r"a\.pts:1"), ("0 nan 1\n", "finite"), ("# only\n", "no points")):
+        file.write_text(text, encoding="utf-8")
+        with pytest.raises(ValueError, match=message):
+            read_pts(file)
+    with pytest.raises(FileNotFoundError, match="ShapeNet"):
+        point_cloud.load_clouds(tmp_path / "none")
+    file.write_text("0 1 2\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="1 points, 5 are wanted"):
+        point_cloud.load_clouds(tmp_path, points=5)
+    with pytest.raises(ValueError, match="at least one shape"):
+        point_cloud.train(get_representation("6d"), [])
+
+
+def test_point_cloud_network_and_recipe(tmp_path, capsys):
+    clouds = point_cloud.load_clouds(cloud_files(tmp_path / "clouds", 3))
+    recipe = point_cloud.Recipe(steps=120, lr=2e-3, widths=(16, 32), head=32, test_rotations=20, save_every=50)
+    rep = get_representation("6d")
+    torch.manual_seed(0)
+    fresh = point_cloud.PointCloudNet(rep, recipe.widths, recipe.head)
+    shuffled = clouds[0][torch.randperm(len(clouds[0]))]
+    torch.testing.assert_close(fresh(clouds[0], shuffled), fresh(shuffled, clouds[0]), rtol=0, atol=1e-6)
+    whole = point_cloud.train(rep, clouds, recipe=recipe)
+    assert point_cloud.evaluate(whole, clouds, recipe=recipe).mean < point_cloud.evaluate(fresh, clouds, recipe=recipe).mean - 5
+
+    # interrupted after the checkpoint of step 50, and gone on from it
+    class StopError(Exception):
+        pass
+
+    def stop(step, loss):
+        if step == 100:
+            raise StopError
+
+    with pytest.raises(StopError):
+        point_cloud.train(rep, clouds, recipe=recipe, out=tmp_path / "run", progress=stop)
+    resumed = point_cloud.train(rep, clouds, recipe=recipe, out=tmp_path / "run")
+    for a, b in zip(resumed.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(a, b)
+    folder = str(tmp_path / "clouds")
+    assert point_cloud.main(["--train", folder, "--test", folder, "--only", "9d", "--steps", "2", "--out", str(tmp_path / "other")]) == 0
+    assert "9d" in capsys.readouterr().out

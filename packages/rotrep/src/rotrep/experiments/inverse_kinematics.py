@@ -23,6 +23,7 @@ from geocore import so3
 from rotrep._base import Representation
 from rotrep.experiments._bvh import Motion, read_bvh
 from rotrep.experiments._ensemble import EnsembleMLP, one_thread
+from rotrep.experiments._histogram import EDGES
 from rotrep.metrics import RotationErrorSummary, rotation_error_deg
 from rotrep.registry import get_representation
 
@@ -172,7 +173,7 @@ def train(
             distance = (positions(guess) - target).norm(dim=-1).mean((-2, -1))
             root = parents.index(-1)
             for member in range(members):
-                summary = rotation_error_deg(guess[member, :, root], R[member, :, root])
+                summary = rotation_error_deg(guess[member, :, root], R[member, :, root], thresholds=EDGES)
                 out.append(Outcome(float(distance[member]), summary))
     return out
 

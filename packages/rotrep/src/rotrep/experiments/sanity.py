@@ -19,6 +19,7 @@ import torch
 
 from rotrep._base import Representation
 from rotrep.experiments._ensemble import EnsembleMLP, one_thread
+from rotrep.experiments._histogram import EDGES
 from rotrep.losses import geodesic, matrix_mse
 from rotrep.metrics import RotationErrorSummary, rotation_error_deg
 from rotrep.registry import get_representation
@@ -115,7 +116,7 @@ def train(
         with torch.no_grad():
             R = torch.stack([haar(3, recipe.test, torch.Generator().manual_seed(2000 + seed)) for seed in seeds]).to(device)
             out = representation.decode(net(R.flatten(-2)))
-    return [rotation_error_deg(p, t) for p, t in zip(out, R, strict=True)]
+    return [rotation_error_deg(p, t, thresholds=EDGES) for p, t in zip(out, R, strict=True)]
 
 
 def run(
