@@ -1,5 +1,7 @@
 """Values and gradients against 60-digit references at every spectrum where formulas break."""
 
+from itertools import product
+
 import mpmath
 import pytest
 import torch
@@ -42,12 +44,12 @@ def relative(actual, reference, small_is_one=False):
     return ((actual - want).norm() / max(want.norm(), 1.0 if small_is_one else 0.0)).item()
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-@pytest.mark.parametrize("spectrum", SPECTRA)
+OVERFLOWING = {("cond 1e6", "exp"), ("cond 1e10", "exp"), ("cond 1e14", "exp")}  # eigenvalues in the thousands
+
+
+@pytest.mark.parametrize(("spectrum", "name"), [c for c in product(SPECTRA, FUNCTIONS) if c not in OVERFLOWING])
 def test_against_sixty_digits(name, spectrum, exact):
     ours, f, slope = FUNCTIONS[name]
-    if name == "exp" and spectrum in ("cond 1e6", "cond 1e10", "cond 1e14"):
-        pytest.skip("exp of eigenvalues in the thousands overflows")
     values, U = exact[spectrum]
     X = matrix(SPECTRA[spectrum]).requires_grad_()
     Y = ours(X)

@@ -71,11 +71,11 @@ class SpectralFunction:
 
     def value(self, a: Tensor) -> Tensor:
         """``f(a)``."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must implement this method")
 
     def first(self, a: Tensor, b: Tensor) -> Tensor:
         """``f[a, b]``, symmetric, broadcasting."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must implement this method")
 
     def second(self, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
         """``f[a, b, c]``, symmetric, broadcasting."""
@@ -90,7 +90,7 @@ class SpectralFunction:
         return high - low <= _CLOSE * low
 
     def _series(self, points: list[Tensor]) -> Tensor:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must implement this method")
 
     def _recursion(self, points: list[Tensor], lower: Callable[..., Tensor]) -> Tensor:
         low, high = points[0], points[-1]
