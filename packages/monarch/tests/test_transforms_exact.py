@@ -58,6 +58,19 @@ def test_block_counts_that_divide(blocks):
     assert (MonarchTransform("dft", 15, nblocks=blocks, dtype=F64)(x) - torch.fft.fft(x)).abs().max() <= 1e-12
 
 
+def test_constants_take_the_precision_of_the_input():
+    x = draw(3, 36)
+    want = torch.fft.fft(x)
+    for layer in (MonarchTransform("dft", 36), MonarchTransform("dft", 36).half().double(), MonarchTransform("dft", 36).float()):
+        assert (layer(x) - want).abs().max() <= 1e-12
+        single = layer(x.float())
+        assert single.dtype == torch.complex64
+        assert (single - want).abs().max() <= 1e-4
+        assert not layer.state_dict()
+    assert MonarchTransform("dct2", 36)(x.bfloat16()).dtype == torch.bfloat16
+    assert MonarchTransform("dct2", 36, True)(x.float()).dtype == torch.float32
+
+
 def test_hadamard_and_identity():
     assert torch.equal(MonarchTransform("hadamard", 64, dtype=F64).to_dense(), torch.from_numpy(scipy.linalg.hadamard(64)).double())
     assert torch.equal(MonarchTransform("identity", 12, dtype=F64).to_dense(), torch.eye(12, dtype=F64))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from jaxtyping import Inexact
@@ -24,11 +24,12 @@ class MonarchTransform(nn.Module):
     Args:
         kind: ``"dft"`` and ``"idft"`` (complex), ``"dct2"``, ``"dct3"``, ``"dst2"``, ``"dst3"``, ``"hadamard"``, ``"identity"``.
         n: Length; composite, and for ``"hadamard"`` a power of two.
-        learnable: Whether the factors are parameters, scaled to equal norms (buffers otherwise). Complex ones are stored as pairs of reals.
+        learnable: Whether the factors are parameters, scaled to equal norms. Complex ones are stored as pairs of reals. Otherwise they are
+            constants in float64 that take the precision of the input.
         norm: ``"backward"``: the values of ``torch.fft.fft``, ``scipy.fft.dct`` and ``scipy.linalg.hadamard`` as they are called without
             options; or ``"ortho"``.
         nblocks: Blocks of the first factor; the divisor of ``n`` nearest to its root by default.
-        dtype: Real dtype of the stored numbers.
+        dtype: Real dtype of the parameters.
         device: Device.
 
     Raises:
@@ -67,11 +68,11 @@ class MonarchTransform(nn.Module):
         self.kind, self.n, self.learnable, self.is_complex = kind, n, learnable, exact.w1.is_complex()
         self.norm: Norm = norm
         for name, w in (("weight1", exact.w1), ("weight2", exact.w2)):
-            value = stored(w).to(dtype=dtype, device=device)
+            value = stored(w).to(device=device)
             if learnable:
-                self.register_parameter(name, nn.Parameter(value))
+                self.register_parameter(name, nn.Parameter(value.to(dtype)))
             else:
-                self.register_buffer(name, value)
+                self.register_buffer(name, value, persistent=False)
         for name, perm in (("in_perm", exact.in_perm), ("out_perm", exact.out_perm)):
             self.register_buffer(name, None if perm is None else perm.index.to(device), persistent=False)
         self.reset_parameters()
@@ -86,6 +87,24 @@ class MonarchTransform(nn.Module):
             w1, w2 = w1 * balance, w2 / balance
         self.weight1.copy_(stored(w1))
         self.weight2.copy_(stored(w2))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        if not self.learnable and self.weight1.dtype != torch.float64:  # a module that is moved to half precision keeps exact constants
+            for name in ("weight1", "weight2"):
+                setattr(self, name, getattr(self, name).double())
+            if self.weight1.device.type != "meta":
+                self.reset_parameters()
+        return self
+
+    def _factors(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        w1, w2 = self.weight1, self.weight2
+        if not self.learnable:
+            dtype = x.real.dtype if x.is_complex() else x.dtype  # not dtype.to_real(), which the compiler cannot trace
+            if self.is_complex:  # there is hardly a complex product in half precision
+                dtype = torch.promote_types(dtype, torch.float32)
+            w1, w2 = w1.to(dtype), w2.to(dtype)
+        return (torch.view_as_complex(w1), torch.view_as_complex(w2)) if self.is_complex else (w1, w2)
 
     @property
     def w1(self) -> Tensor:
@@ -106,7 +125,7 @@ class MonarchTransform(nn.Module):
         """
         check_features(x, self.n, self)
         x = x if self.in_perm is None else x.index_select(-1, self.in_perm)
-        y = monarch_matmul(x, self.w1, self.w2)
+        y = monarch_matmul(x, *self._factors(x))
         return y if self.out_perm is None else y.index_select(-1, self.out_perm)
 
     def to_dense(self) -> Tensor:
