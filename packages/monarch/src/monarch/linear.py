@@ -2,7 +2,7 @@
 
 import copy
 import math
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Inexact
@@ -235,7 +235,7 @@ class MonarchLinear(_Structured):
         gauge: Gauge = "balanced",
         metric: Tensor | None = None,
         **options: Any,
-    ) -> Self:
+    ) -> "MonarchLinear":
         """Layer nearest to a linear layer or weight ``(out, in)``; the relative error is left in ``projection_error``.
 
         Args:

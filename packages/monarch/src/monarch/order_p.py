@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Self
 
 import torch
 from jaxtyping import Inexact
@@ -164,7 +163,7 @@ class MonarchOrderP(nn.Module):
             nn.init.uniform_(self.bias, -1 / math.sqrt(self.n), 1 / math.sqrt(self.n), generator=generator)
 
     @classmethod
-    def dft(cls, radices: Sequence[int], *, dtype: torch.dtype = torch.complex64) -> Self:
+    def dft(cls, radices: Sequence[int], *, dtype: torch.dtype = torch.complex64) -> "MonarchOrderP":
         """The Fourier transform ``torch.fft.fft`` by mixed radices, exactly.
 
         Raises:
@@ -178,7 +177,7 @@ class MonarchOrderP(nn.Module):
         return layer
 
     @classmethod
-    def from_dense(cls, M: Tensor, radices: Sequence[int]) -> Self:
+    def from_dense(cls, M: Tensor, radices: Sequence[int]) -> "MonarchOrderP":
         """``project_order_p`` as a layer.
 
         Raises:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Inexact
@@ -88,7 +88,7 @@ class MonarchTransform(nn.Module):
         self.weight1.copy_(stored(w1))
         self.weight2.copy_(stored(w2))
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+    def _apply(self, fn: Any, recurse: bool = True) -> "MonarchTransform":
         super()._apply(fn, recurse)
         if not self.learnable and self.weight1.dtype != torch.float64:  # a module that is moved to half precision keeps exact constants
             for name in ("weight1", "weight2"):
