@@ -13,30 +13,18 @@ from torch import Tensor, nn
 from monarch.adapter import adapter_delta, adapter_dense, adapter_factors
 
 try:
-    from peft import PeftConfig, PeftType
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+    from peft import PeftConfig
     from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
-    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, register_peft_method
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+
+    from geocore.integrations.peft import peft_type, register_method
 except ImportError as error:
     raise ImportError("monarch.integrations.peft needs peft: pip install 'monarch[peft]'") from error
 
 __all__ = ["MonarchConfig", "MonarchLayer", "MonarchModel"]
 
 
-def _extend_peft_types(name: str) -> PeftType:
-    """Member ``name`` of the enumeration of methods, which peft 0.21 does not let others add to; made where it does not exist."""
-    if name in PeftType.__members__:
-        return PeftType[name]
-    member: Any = str.__new__(PeftType, name)
-    member._name_, member._value_, member._sort_order_ = name, name, len(PeftType.__members__)
-    PeftType._member_names_.append(name)
-    PeftType._member_map_[name] = member
-    PeftType._value2member_map_[name] = member
-    type.__setattr__(PeftType, name, member)
-    return member
-
-
-MONARCH = _extend_peft_types("MONARCH")
+MONARCH = peft_type("MONARCH")
 
 
 @dataclass
@@ -190,5 +178,4 @@ class MonarchModel(BaseTuner):
         self._replace_module(parent, target_name, layer, target)
 
 
-if MONARCH not in PEFT_TYPE_TO_CONFIG_MAPPING:
-    register_peft_method(name="monarch", config_cls=MonarchConfig, model_cls=MonarchModel, prefix="monarch_")
+register_method("monarch", MonarchConfig, MonarchModel)
