@@ -9,6 +9,9 @@ Each room is importable alone (``import geocore.so3``) and loads on first use (`
 - ``householder``: reflections, compact WY, UT transform, factorisation into reflectors;
 - ``orthogonal``: validation, polar factor, parametrisations of weights, manifolds for geoopt;
 - ``spd``: SPD matrices; matrix functions with exact gradients, metrics, means, parametrisations, covariances;
+- ``groups``: motions, permutations and finite groups as data, and how they act on typed tensors;
+- ``frames``: input-dependent frames (principal axes, weighted, minimal, permutation) to average or canonicalise with;
+- ``planar``: plane geometry; angles, oriented boxes, exact differentiable overlap, Gaussians, polygons;
 - ``structured``: permutations, truncated LDU and SVD, Monarch projection, DCT, DST and Hadamard transforms;
 - ``testing``: tolerances, strategies and derivative, transform and equivariance checks for your own tests;
 - ``demo``: the demonstration protocol behind the ``geocore`` command.
@@ -21,14 +24,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from geocore import blocks, demo, householder, orthogonal, se2, se3, sim3, so3, son, spd, structured, testing
+    from geocore import blocks, demo, frames, groups, householder, orthogonal, planar, se2, se3, sim3, so3, son, spd, structured, testing
 
 __all__ = [
     "__version__",
     "blocks",
     "demo",
+    "frames",
+    "groups",
     "householder",
     "orthogonal",
+    "planar",
     "se2",
     "se3",
     "sim3",

@@ -11,13 +11,11 @@ from geocore._precision import full_precision
 from geocore.testing import (
     ANGLES,
     assert_close_eps,
-    assert_equivariant,
     check_batching,
     check_derivatives,
     check_half,
     check_module,
     check_transforms,
-    equivariance_error,
     max_error_eps,
     nan_filled_empty,
     strategies,
@@ -148,20 +146,6 @@ def test_module_check_passes_and_catches(x):
 class _Noise(nn.Module):
     def forward(self, x):
         return x + torch.randn_like(x)
-
-
-def test_equivariance_error_is_measured(x):
-    turn = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64)).Q
-
-    def act(g, v):
-        return v @ g.T
-
-    assert equivariance_error(lambda v: 2 * v, x, [turn], act_in=act, act_out=act) < 1e-14
-    assert equivariance_error(lambda v: v.norm(dim=-1), x, [turn], act_in=act) < 1e-14
-    with pytest.raises(AssertionError, match="equivariance error"):
-        assert_equivariant(lambda v: v.abs(), x, [turn], act_in=act, act_out=act)
-    with pytest.raises(ValueError, match="at least one group element"):
-        equivariance_error(lambda v: v, x, [], act_in=act)
 
 
 def test_empty_is_filled_with_nan_only_inside():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from geocore.testing._batching import check_batching, check_half
 from geocore.testing._derivatives import assert_finite, check_derivatives, tensor_leaves
-from geocore.testing._equivariance import assert_equivariant, equivariance_error
+from geocore.testing._equivariance import EquivarianceReport, assert_equivariant, assert_not_equivariant, equivariance_error
 from geocore.testing._matrices import assert_low_rank, assert_orthonormal, assert_same_subspace, linear_map_to_dense, spectra
 from geocore.testing._modules import check_module
 from geocore.testing._ops import check_op, nan_filled_empty
@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ANGLES",
+    "EquivarianceReport",
     "assert_close_eps",
     "assert_equivariant",
     "assert_finite",
     "assert_low_rank",
+    "assert_not_equivariant",
     "assert_orthonormal",
     "assert_same",
     "assert_same_subspace",
