@@ -42,6 +42,26 @@ def deltaproduct_cases():
     yield "DeltaProduct-gated", lambda: deltaproduct.DeltaProduct(12, **small, **gated), (x,), {}
 
 
+def frameavg_cases():
+    import frameavg
+
+    g = torch.Generator().manual_seed(0)
+    x, v = torch.randn(2, 4, 6, 3, generator=g)
+    A = torch.bernoulli(torch.full((4, 6, 6), 0.5), generator=g).triu(1)
+    backbone = lambda: nn.Sequential(nn.Flatten(), nn.Linear(18, 8), nn.Tanh(), nn.Linear(8, 2))  # noqa: E731
+    frame = frameavg.PCAFrame(3, "SE", degenerate="ignore")
+    yield "FrameAveraging", lambda: frameavg.FrameAveraging(backbone(), frame), (x,), {}
+    weighted = frameavg.WeightedFrame(3, "SE")
+    yield "FrameAveraging-weighted", lambda: frameavg.FrameAveraging(backbone(), weighted, chunk=7), (x,), {}
+    yield "FAGNN", lambda: frameavg.FAGNN(6, 2, degenerate="ignore"), (x, v, torch.ones(4, 6, 6, 1)), {}
+    small = {"widths": (4, 8), "head": (6,)}
+    yield "FAPointNet", lambda: frameavg.FAPointNet(**small), (x,), {}
+    yield "FAPointNet-local", lambda: frameavg.FAPointNet(True, neighbours=4, channels=2, **small), (x,), {}
+    listed = {"compile": False}  # frames of graphs are listed on the CPU
+    yield "FAGraphMLP", lambda: frameavg.FAGraphMLP(6, hidden=8), (A + A.mT,), listed
+    yield "FAGIN", lambda: frameavg.FAGIN(6, hidden=8), (A + A.mT,), listed
+
+
 def monarch_cases():
     import monarch
 
@@ -104,6 +124,7 @@ def spdnorm_cases():
 CASES = {
     "comrope": comrope_cases,
     "deltaproduct": deltaproduct_cases,
+    "frameavg": frameavg_cases,
     "geocore": geocore_cases,
     "monarch": monarch_cases,
     "rotrep": rotrep_cases,
