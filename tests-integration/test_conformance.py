@@ -42,6 +42,26 @@ def deltaproduct_cases():
     yield "DeltaProduct-gated", lambda: deltaproduct.DeltaProduct(12, **small, **gated), (x,), {}
 
 
+def eqmotion_cases():
+    import eqmotion
+
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 4, 6, 2, generator=g)
+    G, h = torch.randn(2, 4, 5, 2, generator=g), torch.randn(2, 4, 7, generator=g)
+    small = {"channels": 5, "hidden_dim": 6, "n_layers": 2}
+    yield "EqMotion", lambda: eqmotion.EqMotion(6, 3, **small), (x,), {}
+    modes = {"n_modes": 2, "mode_scores": True, "agent_tokens": 4, "category_mode": "per_layer", "n_categories": 3, "n_null_categories": 1}
+    yield "EqMotion-modes", lambda: eqmotion.EqMotion(6, 3, **small, **modes), (x,), {}
+    yield "EqMotion-chiral", lambda: eqmotion.EqMotion(6, 3, **small, group="SO"), (x,), {}
+    yield "EquivariantLinear", lambda: eqmotion.EquivariantLinear(5, 3), (G,), {}
+    yield "VectorReLU", lambda: eqmotion.VectorReLU(5), (G,), {}
+    yield "InnerAgentAttention", lambda: eqmotion.InnerAgentAttention(7, 5), (G, h), {}
+    categories = torch.full((2, 4, 4, 2), 0.5)
+    yield "InterAgentAggregation", lambda: eqmotion.InterAgentAggregation(5, 7), (G, h, categories), {}
+    yield "InteractionReasoner", lambda: eqmotion.InteractionReasoner(5, 7), (G, h), {}
+    yield "TimeDCT", lambda: eqmotion.TimeDCT(6), (x,), {"train": False}
+
+
 def frameavg_cases():
     import frameavg
 
@@ -124,6 +144,7 @@ def spdnorm_cases():
 CASES = {
     "comrope": comrope_cases,
     "deltaproduct": deltaproduct_cases,
+    "eqmotion": eqmotion_cases,
     "frameavg": frameavg_cases,
     "geocore": geocore_cases,
     "monarch": monarch_cases,
@@ -133,6 +154,9 @@ CASES = {
 ELSEWHERE = {
     ("deltaproduct", "DeltaProductModel"): "a model of transformers: packages/deltaproduct/tests",
     ("deltaproduct", "DeltaProductForCausalLM"): "a model of transformers: packages/deltaproduct/tests",
+    ("peft_loldu_corda", "LolduLayer"): "a layer that peft makes: packages/peft-loldu-corda/tests",
+    ("peft_loldu_corda", "LolduModel"): "a tuner that peft makes: packages/peft-loldu-corda/tests",
+    ("peft_loldu_corda", "CordaModel"): "a tuner that peft makes: packages/peft-loldu-corda/tests",
 }
 
 
