@@ -280,7 +280,7 @@ def test_half_the_rotations_are_one_pose_apart_for_symmetric_clouds():
         assert torch.allclose(canonicalize(turn(x, seed)[0], PCAFrame(3, "SE"))[0], pose, atol=1e-11)
 
 
-def test_compile_and_export():
+def test_compiled_and_exported():
     model = FrameAveraging(scalar_net(), PCAFrame(3, "SE")).eval()
     x = torch.randn(4, 6, 3, **F64)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")

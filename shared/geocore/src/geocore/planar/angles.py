@@ -48,7 +48,7 @@ def wrap(a: Float[Tensor, "*batch"], period: float = pi, start: float = -pi / 2)
     return torch.where(out < start, out + (start - out).detach(), out)
 
 
-def angle_diff(a: Float[Tensor, "*batch"], b: Float[Tensor, "*batch"], period: float = pi) -> Float[Tensor, "*batch"]:
+def angle_diff(a: Float[Tensor, "*#batch"], b: Float[Tensor, "*#batch"], period: float = pi) -> Float[Tensor, "*batch"]:
     """``a - b`` as the shortest signed way, in ``[-period / 2, period / 2)``; gradients are 1 and -1.
 
     Args:
@@ -128,7 +128,7 @@ def encode_harmonics(
     return torch.cos(x[..., None, None] * order + phase).flatten(-2).to(a.dtype)
 
 
-def decode_phase(c: Float[Tensor, "*batch"], s: Float[Tensor, "*batch"], *, tol: float = 0.0) -> Float[Tensor, "*batch"]:
+def decode_phase(c: Float[Tensor, "*#batch"], s: Float[Tensor, "*#batch"], *, tol: float = 0.0) -> Float[Tensor, "*batch"]:
     """``atan2(s, c)``, with value 0 and gradient 0 where both are at most ``tol``, instead of NaN.
 
     Args:

@@ -175,7 +175,7 @@ def _keep_or_wrap(t: Tensor, period: float, start: float) -> Tensor:
     return torch.where((t >= start) & (t < start + period), t, wrap(t, period, start))
 
 
-def transform_obb(obb: Float[Tensor, "*batch 5"], A: Float[Tensor, "*batch 2 3"]) -> Float[Tensor, "*batch 5"]:
+def transform_obb(obb: Float[Tensor, "*#batch 5"], A: Float[Tensor, "*#batch 2 3"]) -> Float[Tensor, "*batch 5"]:
     """Boxes under an affine map ``x -> A[:, :2] x + A[:, 2]``.
 
     Similarities (turns, reflections, one scale, translations) are exact and keep the heading. Other maps make parallelograms of rectangles;
@@ -212,7 +212,7 @@ def transform_obb(obb: Float[Tensor, "*batch 5"], A: Float[Tensor, "*batch 2 3"]
     return torch.where(similar[..., None], exact, min_area_rect(moved)).to(dtype)
 
 
-def translate(obb: Float[Tensor, "*batch 5"], offset: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 5"]:
+def translate(obb: Float[Tensor, "*#batch 5"], offset: Float[Tensor, "*#batch 2"]) -> Float[Tensor, "*batch 5"]:
     """Boxes moved by ``offset``.
 
     Args:
@@ -245,7 +245,7 @@ def scale(obb: Float[Tensor, "*batch 5"], factor: float | Tensor) -> Float[Tenso
 
 
 def rotate(
-    obb: Float[Tensor, "*batch 5"], angle: float | Tensor, centre: Float[Tensor, "*batch 2"] | None = None
+    obb: Float[Tensor, "*#batch 5"], angle: float | Tensor, centre: Float[Tensor, "*#batch 2"] | None = None
 ) -> Float[Tensor, "*batch 5"]:
     """Boxes turned by ``angle`` about ``centre`` (the origin by default); ``t`` becomes ``t + angle``, not wrapped.
 
@@ -289,7 +289,7 @@ def flip(obb: Float[Tensor, "*batch 5"], size: tuple[float, float], direction: s
     return torch.stack([cx, cy, w, h, t if direction == "diagonal" else -t], -1)
 
 
-def obb_contains(obb: Float[Tensor, "*batch 5"], points: Float[Tensor, "*batch 2"]) -> Bool[Tensor, "*batch"]:
+def obb_contains(obb: Float[Tensor, "*#batch 5"], points: Float[Tensor, "*#batch 2"]) -> Bool[Tensor, "*batch"]:
     """Whether points lie in boxes, edges included.
 
     Args:

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -15,7 +14,7 @@ __all__ = ["rasterize", "resample_contour", "simplify", "soft_rasterize"]
 
 
 def resample_contour(
-    poly: Float[Tensor, "*batch n 2"], n: int, start: str = "index", mask: Bool[Tensor, "*batch n"] | None = None
+    poly: Float[Tensor, "*#batch n 2"], n: int, start: str = "index", mask: Bool[Tensor, "*#batch n"] | None = None
 ) -> Float[Tensor, "*batch m 2"]:
     """``n`` points at equal arc length along the outline, differentiable.
 
@@ -54,11 +53,12 @@ def resample_contour(
     return (a + share.unsqueeze(-1) * (b - a)).to(poly.dtype)
 
 
-def simplify(poly: Any, tolerance: float) -> np.ndarray:
-    """Fewer vertices, none of the others farther than ``tolerance`` from the new outline (Douglas-Peucker). NumPy, without gradient.
+@torch.no_grad()
+def simplify(poly: Any, tolerance: float) -> Tensor:
+    """Fewer vertices, none of the others farther than ``tolerance`` from the new outline (Douglas-Peucker). Without gradient.
 
     Args:
-        poly: One polygon, shape ``(n, 2)``.
+        poly: One polygon, shape ``(n, 2)``; anything that ``torch.as_tensor`` takes.
         tolerance: Largest distance.
 
     Returns:
@@ -67,31 +67,31 @@ def simplify(poly: Any, tolerance: float) -> np.ndarray:
     Raises:
         ValueError: If the shape or the tolerance is wrong.
     """
-    p = poly.detach().cpu().numpy() if isinstance(poly, Tensor) else np.asarray(poly)
+    p = torch.as_tensor(poly)
     if p.ndim != 2 or p.shape[1] != 2:
-        raise ValueError(f"poly must have shape (n, 2), got {p.shape}")
+        raise ValueError(f"poly must have shape (n, 2), got {tuple(p.shape)}")
     if not tolerance >= 0:
         raise ValueError(f"tolerance must not be negative, got {tolerance}")
-    if len(p) <= 3:
-        return p.copy()
-    far = int(np.argmax(np.square(p - p[0]).sum(1)))
-    ring = np.concatenate([p, p[:1]]).astype(np.float64)
-    keep = np.zeros(len(ring), dtype=bool)
-    keep[[0, far, -1]] = True
-    spans = [(0, far), (far, len(p))]
+    n = len(p)
+    if n <= 3:
+        return p.clone()
+    ring = torch.cat([p, p[:1]]).double()
+    far = int((ring[:-1] - ring[0]).square().sum(1).argmax())
+    keep = {0, far}
+    spans = [(0, far), (far, n)]
     while spans:
         i, j = spans.pop()
         if j - i < 2:
             continue
-        a, d = ring[i], ring[j] - ring[i]
-        between = ring[i + 1 : j] - a
-        share = np.clip(between @ d / max(d @ d, 1e-300), 0, 1)[:, None]
-        distance = np.linalg.norm(between - share * d, axis=1)
-        worst = int(np.argmax(distance))
-        if distance[worst] > tolerance:
-            keep[i + 1 + worst] = True
+        d = ring[j] - ring[i]
+        between = ring[i + 1 : j] - ring[i]
+        share = ((between @ d) / d.square().sum().clamp(min=1e-300)).clamp(0, 1).unsqueeze(-1)
+        distance = (between - share * d).norm(dim=1)
+        worst = int(distance.argmax())
+        if float(distance[worst]) > tolerance:
+            keep.add(i + 1 + worst)
             spans += [(i, i + 1 + worst), (i + 1 + worst, j)]
-    return p[keep[:-1]]
+    return p[sorted(keep)]
 
 
 def _pixels(poly: Tensor, size: tuple[int, int]) -> Tensor:

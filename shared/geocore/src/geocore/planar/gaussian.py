@@ -55,7 +55,7 @@ def obb_to_gaussian(
 
 
 def gaussian_to_obb(
-    mu: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*batch 2 2"], scale: str | float = "std_half"
+    mu: Float[Tensor, "*#batch 2"], sigma: Float[Tensor, "*#batch 2 2"], scale: str | float = "std_half"
 ) -> Float[Tensor, "*batch 5"]:
     """The box of a Gaussian, long side first, ``t`` in ``[-pi/2, pi/2]``; angle 0 with zero gradient where it is isotropic.
 
@@ -103,7 +103,10 @@ def _quadratic(S: Tensor, d: Tensor, det: Tensor) -> Tensor:
 
 
 def kl(
-    mu1: Float[Tensor, "*batch 2"], sigma1: Float[Tensor, "*batch 2 2"], mu2: Float[Tensor, "*batch 2"], sigma2: Float[Tensor, "*batch 2 2"]
+    mu1: Float[Tensor, "*#batch 2"],
+    sigma1: Float[Tensor, "*#batch 2 2"],
+    mu2: Float[Tensor, "*#batch 2"],
+    sigma2: Float[Tensor, "*#batch 2 2"],
 ) -> Float[Tensor, "*batch"]:
     """Kullback-Leibler divergence ``KL(N1 || N2)``; infinite where the second is degenerate.
 
@@ -123,10 +126,10 @@ def kl(
 
 
 def bures_wasserstein(
-    mu1: Float[Tensor, "*batch 2"],
-    sigma1: Float[Tensor, "*batch 2 2"],
-    mu2: Float[Tensor, "*batch 2"],
-    sigma2: Float[Tensor, "*batch 2 2"],
+    mu1: Float[Tensor, "*#batch 2"],
+    sigma1: Float[Tensor, "*#batch 2 2"],
+    mu2: Float[Tensor, "*#batch 2"],
+    sigma2: Float[Tensor, "*#batch 2 2"],
     *,
     squared: bool = True,
 ) -> Float[Tensor, "*batch"]:
@@ -148,7 +151,10 @@ def bures_wasserstein(
 
 
 def bhattacharyya(
-    mu1: Float[Tensor, "*batch 2"], sigma1: Float[Tensor, "*batch 2 2"], mu2: Float[Tensor, "*batch 2"], sigma2: Float[Tensor, "*batch 2 2"]
+    mu1: Float[Tensor, "*#batch 2"],
+    sigma1: Float[Tensor, "*#batch 2 2"],
+    mu2: Float[Tensor, "*#batch 2"],
+    sigma2: Float[Tensor, "*#batch 2 2"],
 ) -> Float[Tensor, "*batch"]:
     """Bhattacharyya distance ``d^T (S1 + S2)^-1 d / 4 + log(det((S1 + S2) / 2) / sqrt(det S1 det S2)) / 2``.
 
@@ -167,7 +173,10 @@ def bhattacharyya(
 
 
 def hellinger(
-    mu1: Float[Tensor, "*batch 2"], sigma1: Float[Tensor, "*batch 2 2"], mu2: Float[Tensor, "*batch 2"], sigma2: Float[Tensor, "*batch 2 2"]
+    mu1: Float[Tensor, "*#batch 2"],
+    sigma1: Float[Tensor, "*#batch 2 2"],
+    mu2: Float[Tensor, "*#batch 2"],
+    sigma2: Float[Tensor, "*#batch 2 2"],
 ) -> Float[Tensor, "*batch"]:
     """Hellinger distance ``sqrt(1 - exp(-Bhattacharyya))`` in [0, 1]; one minus it is probiou (Murrugarra-Llerena et al., 2021).
 
@@ -181,7 +190,7 @@ def hellinger(
     return _root(-torch.expm1(-wide(bhattacharyya(mu1, sigma1, mu2, sigma2)))).to(mu1.dtype)
 
 
-def kfiou(sigma1: Float[Tensor, "*batch 2 2"], sigma2: Float[Tensor, "*batch 2 2"]) -> Float[Tensor, "*batch"]:
+def kfiou(sigma1: Float[Tensor, "*#batch 2 2"], sigma2: Float[Tensor, "*#batch 2 2"]) -> Float[Tensor, "*batch"]:
     """Overlap of concentric Gaussians by their Kalman fusion: 1/3 for equal ones, at most that otherwise.
 
     Source: Yang et al., The KFIoU Loss for Rotated Object Detection, ICLR 2023.

@@ -13,7 +13,7 @@ __all__ = ["convex_hull", "min_area_rect"]
 
 
 def convex_hull(
-    points: Float[Tensor, "*batch n 2"], mask: Bool[Tensor, "*batch n"] | None = None
+    points: Float[Tensor, "*#batch n 2"], mask: Bool[Tensor, "*#batch n"] | None = None
 ) -> tuple[Int[Tensor, "*batch n"], Int[Tensor, "*batch"]]:
     """Vertices of the convex hull in positive order, the lowest of the leftmost first; duplicates and points on edges are left out.
 
@@ -142,7 +142,7 @@ def _hull_directions(p: Tensor) -> Tensor:
     return take(j) - take(i)
 
 
-def min_area_rect(points: Float[Tensor, "*batch n 2"], mask: Bool[Tensor, "*batch n"] | None = None) -> Float[Tensor, "*batch 5"]:
+def min_area_rect(points: Float[Tensor, "*#batch n 2"], mask: Bool[Tensor, "*#batch n"] | None = None) -> Float[Tensor, "*batch 5"]:
     """The rectangle of least area around points, as a box with ``w >= h`` and ``t`` in ``[-pi/2, pi/2)``.
 
     One side of it runs along an edge of the hull, so all directions from point to point are tried at once (of more than eight points, those

@@ -81,7 +81,7 @@ def _pair(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, torch.dtype]:
     return a, b, dtype
 
 
-def obb_intersection_area(a: Float[Tensor, "*batch 5"], b: Float[Tensor, "*batch 5"]) -> Float[Tensor, "*batch"]:
+def obb_intersection_area(a: Float[Tensor, "*#batch 5"], b: Float[Tensor, "*#batch 5"]) -> Float[Tensor, "*batch"]:
     """Area that two boxes share: exact, with exact derivatives almost everywhere.
 
     Args:
@@ -142,7 +142,7 @@ def _score(a: Tensor, b: Tensor, mode: str, enclosing: str, clamp: bool) -> Tens
 
 
 def obb_iou(
-    a: Float[Tensor, "*batch 5"], b: Float[Tensor, "*batch 5"], mode: str = "iou", *, enclosing: str = "hull"
+    a: Float[Tensor, "*#batch 5"], b: Float[Tensor, "*#batch 5"], mode: str = "iou", *, enclosing: str = "hull"
 ) -> Float[Tensor, "*batch"]:
     """Overlap of boxes, pair by pair, differentiable.
 
@@ -171,19 +171,19 @@ def obb_iou(
 
 @overload
 def obb_iou_matrix(
-    a: Float[Tensor, "*batch n 5"], b: Float[Tensor, "*batch m 5"], mode: str = ..., *, sparse: Literal[False] = ..., chunk: int = ...
+    a: Float[Tensor, "*#batch n 5"], b: Float[Tensor, "*#batch m 5"], mode: str = ..., *, sparse: Literal[False] = ..., chunk: int = ...
 ) -> Float[Tensor, "*batch n m"]: ...
 
 
 @overload
 def obb_iou_matrix(
-    a: Float[Tensor, "*batch n 5"], b: Float[Tensor, "*batch m 5"], mode: str = ..., *, sparse: Literal[True], chunk: int = ...
+    a: Float[Tensor, "*#batch n 5"], b: Float[Tensor, "*#batch m 5"], mode: str = ..., *, sparse: Literal[True], chunk: int = ...
 ) -> tuple[Int[Tensor, "pairs"], Int[Tensor, "pairs"], Float[Tensor, "pairs"]]: ...
 
 
 def obb_iou_matrix(
-    a: Float[Tensor, "*batch n 5"],
-    b: Float[Tensor, "*batch m 5"],
+    a: Float[Tensor, "*#batch n 5"],
+    b: Float[Tensor, "*#batch m 5"],
     mode: str = "iou",
     *,
     sparse: bool = False,
@@ -247,7 +247,7 @@ def _circles_meet(a: Tensor, b: Tensor) -> Tensor:
 
 
 def poly_obb_intersection_area(
-    poly: Float[Tensor, "*batch n 2"], obb: Float[Tensor, "*batch 5"], *, signed: bool = False
+    poly: Float[Tensor, "*#batch n 2"], obb: Float[Tensor, "*#batch 5"], *, signed: bool = False
 ) -> Float[Tensor, "*batch"]:
     """Area of the part of a polygon inside a box, for any closed polygon, convex or not.
 

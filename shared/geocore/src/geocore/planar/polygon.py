@@ -42,7 +42,7 @@ def closed(poly: Tensor, mask: Tensor | None) -> Tensor:
     return torch.where(mask.unsqueeze(-1), poly, poly[..., :1, :])
 
 
-def signed_area(poly: Float[Tensor, "*batch n 2"], mask: Bool[Tensor, "*batch n"] | None = None) -> Float[Tensor, "*batch"]:
+def signed_area(poly: Float[Tensor, "*#batch n 2"], mask: Bool[Tensor, "*#batch n"] | None = None) -> Float[Tensor, "*batch"]:
     """Shoelace area, positive from +x towards +y (clockwise on a screen with y down). Taken about the first vertex, so it does not cancel.
 
     Args:
@@ -59,7 +59,7 @@ def signed_area(poly: Float[Tensor, "*batch n 2"], mask: Bool[Tensor, "*batch n"
     return (0.5 * cross(d, d.roll(-1, -2)).sum(-1)).to(poly.dtype)
 
 
-def perimeter(poly: Float[Tensor, "*batch n 2"], mask: Bool[Tensor, "*batch n"] | None = None) -> Float[Tensor, "*batch"]:
+def perimeter(poly: Float[Tensor, "*#batch n 2"], mask: Bool[Tensor, "*#batch n"] | None = None) -> Float[Tensor, "*batch"]:
     """Length of the outline.
 
     Args:
@@ -74,7 +74,7 @@ def perimeter(poly: Float[Tensor, "*batch n 2"], mask: Bool[Tensor, "*batch n"] 
     return torch.where(square > 0, torch.where(square > 0, square, 1.0).sqrt(), 0.0).sum(-1).to(poly.dtype)
 
 
-def centroid(poly: Float[Tensor, "*batch n 2"], mask: Bool[Tensor, "*batch n"] | None = None) -> Float[Tensor, "*batch 2"]:
+def centroid(poly: Float[Tensor, "*#batch n 2"], mask: Bool[Tensor, "*#batch n"] | None = None) -> Float[Tensor, "*batch 2"]:
     """Centre of area; the mean of the vertices where the area vanishes.
 
     Args:
@@ -100,7 +100,7 @@ def centroid(poly: Float[Tensor, "*batch n 2"], mask: Bool[Tensor, "*batch n"] |
     return (origin[..., 0, :] + torch.where(flat, mean, weighted)).to(poly.dtype)
 
 
-def orientation(poly: Float[Tensor, "*batch n 2"], mask: Bool[Tensor, "*batch n"] | None = None) -> Int[Tensor, "*batch"]:
+def orientation(poly: Float[Tensor, "*#batch n 2"], mask: Bool[Tensor, "*#batch n"] | None = None) -> Int[Tensor, "*batch"]:
     """Sign of the area: 1, -1, or 0.
 
     Args:
@@ -114,7 +114,7 @@ def orientation(poly: Float[Tensor, "*batch n 2"], mask: Bool[Tensor, "*batch n"
 
 
 def ensure_orientation(
-    poly: Float[Tensor, "*batch n 2"], ccw: bool = True, mask: Bool[Tensor, "*batch n"] | None = None
+    poly: Float[Tensor, "*#batch n 2"], ccw: bool = True, mask: Bool[Tensor, "*#batch n"] | None = None
 ) -> Float[Tensor, "*batch n 2"]:
     """Polygons with their vertices in one sense of rotation; the first vertex stays first, padding last.
 
@@ -136,7 +136,7 @@ def ensure_orientation(
     return poly.gather(-2, index.unsqueeze(-1).expand(poly.shape))
 
 
-def is_convex(poly: Float[Tensor, "*batch n 2"], mask: Bool[Tensor, "*batch n"] | None = None) -> Bool[Tensor, "*batch"]:
+def is_convex(poly: Float[Tensor, "*#batch n 2"], mask: Bool[Tensor, "*#batch n"] | None = None) -> Bool[Tensor, "*batch"]:
     """Whether all turns go one way and round once; straight vertices are allowed.
 
     Args:
@@ -167,7 +167,7 @@ def _without_repeats(p: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask.unsqueeze(-1), p, last + share * (p[..., :1, :] - last))
 
 
-def is_simple(poly: Float[Tensor, "*batch n 2"], mask: Bool[Tensor, "*batch n"] | None = None) -> Bool[Tensor, "*batch"]:
+def is_simple(poly: Float[Tensor, "*#batch n 2"], mask: Bool[Tensor, "*#batch n"] | None = None) -> Bool[Tensor, "*batch"]:
     """Whether no two edges meet except neighbours at their vertex. ``O(n^2)``, without gradient.
 
     Args:
@@ -207,7 +207,7 @@ def is_simple(poly: Float[Tensor, "*batch n 2"], mask: Bool[Tensor, "*batch n"] 
     return ~(bad & real.unsqueeze(-1) & real.unsqueeze(-2)).any(-1).any(-1)
 
 
-def edge_angles(points: Float[Tensor, "*batch 2"], poly: Float[Tensor, "*batch n 2"], signed: bool = True) -> Float[Tensor, "*batch n"]:
+def edge_angles(points: Float[Tensor, "*#batch 2"], poly: Float[Tensor, "*#batch n 2"], signed: bool = True) -> Float[Tensor, "*batch n"]:
     """Angle under which each edge is seen from a point, by ``atan2``: finite gradients on edges and vertices, too.
 
     Args:
@@ -228,7 +228,7 @@ def edge_angles(points: Float[Tensor, "*batch 2"], poly: Float[Tensor, "*batch n
     return torch.atan2(torch.where(none, 0.0, turn), torch.where(none, 1.0, along)).to(poly.dtype)
 
 
-def winding_number(points: Float[Tensor, "*batch 2"], poly: Float[Tensor, "*batch n 2"]) -> Int[Tensor, "*batch"]:
+def winding_number(points: Float[Tensor, "*#batch 2"], poly: Float[Tensor, "*#batch n 2"]) -> Int[Tensor, "*batch"]:
     """How often a polygon goes round each point; counted by crossings of a ray, so exact off the outline.
 
     Args:
@@ -254,7 +254,7 @@ def _crossings(points: Tensor, poly: Tensor) -> tuple[Tensor, Tensor]:
     return up.long(), down.long()
 
 
-def contains(points: Float[Tensor, "*batch 2"], poly: Float[Tensor, "*batch n 2"], rule: str = "nonzero") -> Bool[Tensor, "*batch"]:
+def contains(points: Float[Tensor, "*#batch 2"], poly: Float[Tensor, "*#batch n 2"], rule: str = "nonzero") -> Bool[Tensor, "*batch"]:
     """Whether points lie in a polygon; on the outline either way.
 
     Args:
@@ -273,7 +273,7 @@ def contains(points: Float[Tensor, "*batch 2"], poly: Float[Tensor, "*batch n 2"
 
 
 def angle_sum(
-    points: Float[Tensor, "*batch 2"], poly: Float[Tensor, "*batch n 2"], kind: str = "unsigned", *, tau: float = 1e-2
+    points: Float[Tensor, "*#batch 2"], poly: Float[Tensor, "*#batch n 2"], kind: str = "unsigned", *, tau: float = 1e-2
 ) -> Float[Tensor, "*batch"]:
     """Sum of the angles under which the edges are seen.
 
@@ -298,7 +298,7 @@ def angle_sum(
 
 
 def clip_convex(
-    subject: Float[Tensor, "*batch n 2"], clip: Float[Tensor, "*batch m 2"], *, convex_subject: bool = False
+    subject: Float[Tensor, "*#batch n 2"], clip: Float[Tensor, "*#batch m 2"], *, convex_subject: bool = False
 ) -> Float[Tensor, "*batch p 2"]:
     """The part of a polygon inside a convex one, as a closed curve of fixed length: differentiable and without branches.
 
@@ -359,7 +359,7 @@ def _clip_half_plane(p: Tensor, a: Tensor, along: Tensor, convex: bool) -> Tenso
     return filled.scatter(-2, slot.unsqueeze(-1).expand(value.shape), value)[..., : n + 2, :]
 
 
-def convex_intersection_area(p: Float[Tensor, "*batch n 2"], q: Float[Tensor, "*batch m 2"]) -> Float[Tensor, "*batch"]:
+def convex_intersection_area(p: Float[Tensor, "*#batch n 2"], q: Float[Tensor, "*#batch m 2"]) -> Float[Tensor, "*batch"]:
     """Area that two convex polygons share, either way round, differentiable.
 
     Args:

@@ -1,0 +1,1 @@
+"""CorDA adapters."""

@@ -1,0 +1,1 @@
+"""The experiments of both papers in miniature, and recipes for the full ones."""
