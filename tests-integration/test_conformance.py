@@ -107,6 +107,29 @@ def geocore_cases():
     yield "SPDParameter", lambda: spd.SPDParameter(3), (), {}
 
 
+def obbkit_cases():
+    from obbkit import coders, models
+
+    g = torch.Generator().manual_seed(0)
+    image, maps = torch.randn(2, 3, 16, 16, generator=g), [torch.randn(2, c, k, k, generator=g) for c, k in ((8, 8), (12, 4))]
+    yield "TinyBackbone", lambda: models.TinyBackbone(3, (8, 8), levels=2), (image,), {}
+    yield "FPN", lambda: models.FPN((8, 12), 8, extra=1), (maps,), {}
+    head = lambda: models.RotatedFCOSHead(8, 2, (4,), coders.PSCCoder(), feat_channels=8, stacked_convs=1)  # noqa: E731
+    yield "RotatedFCOSHead", head, (maps[:1],), {}
+
+
+def ucr_rsar_cases():
+    import ucr_rsar
+
+    g = torch.Generator().manual_seed(0)
+    code, maps = torch.randn(5, 3, generator=g), [torch.randn(2, 8, 6, 6, generator=g)]
+    yield "UnitCircleLoss", lambda: ucr_rsar.UnitCircleLoss(ucr_rsar.UCRCoder(3)), (code,), {"train": False}
+    head = lambda: ucr_rsar.H2RBoxHead(8, 2, (4,), ucr_rsar.UCRCoder(3), feat_channels=8, stacked_convs=1)  # noqa: E731
+    yield "H2RBoxHead", head, (maps,), {}
+    found = {"train": False, "compile": False}  # detections are lists of what there is
+    yield "WeakOrientedDetector", lambda: ucr_rsar.build_tiny_detector(2), (torch.randn(1, 1, 32, 32, generator=g),), found
+
+
 def rotrep_cases():
     import rotrep
 
@@ -148,12 +171,19 @@ CASES = {
     "frameavg": frameavg_cases,
     "geocore": geocore_cases,
     "monarch": monarch_cases,
+    "obbkit": obbkit_cases,
     "rotrep": rotrep_cases,
     "spdnorm": spdnorm_cases,
+    "ucr_rsar": ucr_rsar_cases,
 }
 ELSEWHERE = {
     ("deltaproduct", "DeltaProductModel"): "a model of transformers: packages/deltaproduct/tests",
     ("deltaproduct", "DeltaProductForCausalLM"): "a model of transformers: packages/deltaproduct/tests",
+    **{
+        ("obbkit", name): "encodes and decodes, no forward: shared/obbkit/tests"
+        for name in ("ACMCoder", "CSLCoder", "DirectCoder", "PSCCoder")
+    },
+    ("ucr_rsar", "UCRCoder"): "encodes and decodes, no forward: packages/ucr-rsar/tests",
     ("peft_loldu_corda", "LolduLayer"): "a layer that peft makes: packages/peft-loldu-corda/tests",
     ("peft_loldu_corda", "LolduModel"): "a tuner that peft makes: packages/peft-loldu-corda/tests",
     ("peft_loldu_corda", "CordaModel"): "a tuner that peft makes: packages/peft-loldu-corda/tests",

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from geocore.testing._derivatives import assert_finite, tensor_leaves
 from geocore.testing._transforms import assert_same
@@ -55,7 +56,7 @@ def check_module(
         if compile:
             torch._dynamo.reset()
             assert_same("compile", torch.compile(module, fullgraph=True, backend=backend)(*inputs), expected)
-        doubled = [x.double() if isinstance(x, Tensor) and x.dtype.is_floating_point else x for x in inputs]
+        doubled = tree_map_only(Tensor, lambda x: x.double() if x.dtype.is_floating_point else x, inputs)
         for leaf in tensor_leaves(copy.deepcopy(module).double()(*doubled)):
             if leaf.dtype != torch.float64:
                 raise AssertionError(f"double() module returns {leaf.dtype}")

@@ -1,0 +1,74 @@
+"""Coder and aggregation against literal forms: ``python benchmarks/bench_ucr_rsar.py [--quick] [--json F]``.
+
+``literal`` makes one tensor for each of the ``m`` cosines, ``unique`` sorts float object numbers, in the way of the published code; both
+are written anew here from their description (``ucr_rsar._reference``).
+"""
+
+from typing import Any
+
+import torch
+
+from geocore.planar import angle_diff
+from geocore.testing.benchmark import Benchmark, Case
+from ucr_rsar import UCRCoder
+from ucr_rsar._reference import decode_reference, encode_reference, object_codes_unique, restriction_reference
+from ucr_rsar.head import object_codes
+
+bench = Benchmark("ucr_rsar")
+CODES = [{"m": 3, "codes": 1_000_000}, {"m": 8, "codes": 1_000_000}, {"m": 2, "codes": 1_000_000}, {"m": 3, "codes": 1000}]
+
+
+@bench.case(sizes=CODES)
+def encode_decode_restrict(m: int, codes: int, device: str) -> Case:
+    t = (torch.rand(codes, device=device) - 0.5) * 3
+    coder = UCRCoder(m).to(device)
+    noise = 0.1 * torch.randn(codes, m, device=device)
+
+    def ours() -> Any:
+        x = coder.encode(t) + noise
+        return coder.decode(x), coder.restriction(x)
+
+    def literal() -> Any:
+        x = encode_reference(t, m) + noise
+        return decode_reference(x, m), restriction_reference(x, m)
+
+    a, b = noise[:, 0].contiguous(), noise[:, 1].contiguous()
+
+    def one_atan2() -> Any:
+        return torch.atan2(a, b)
+
+    def check(results: dict[str, Any]) -> None:
+        (p, r), (q, s) = results["ucr_rsar"], results["literal"]
+        assert angle_diff(p, q).abs().max() < 1e-4
+        if m <= 3:
+            assert (r - s).abs() < 1e-4
+
+    targets = {"literal": {3: 1 / 1.5, 8: 1 / 3}.get(m, 1.0)} if codes > 1000 else {}
+    return Case(
+        ours="ucr_rsar",
+        candidates={"ucr_rsar": ours, "literal": literal, "one atan2 alone": one_atan2},
+        targets=targets,
+        check=check,
+        memory=True,
+    )
+
+
+@bench.case(sizes=[{"points": 10_000, "objects": 400}, {"points": 1_000_000, "objects": 20_000}, {"points": 300, "objects": 12}])
+def aggregate(points: int, objects: int, device: str) -> Case:
+    obj, view = torch.randint(objects, (points,), device=device), torch.randint(3, (points,), device=device)
+    code = torch.randn(points, 3, device=device)
+
+    def ours() -> Any:
+        mean, complete = object_codes(code, obj, view, objects)
+        return mean[:, complete]
+
+    return Case(
+        ours="scatter",
+        candidates={"scatter": ours, "unique": lambda: object_codes_unique(code, obj, view)},
+        targets={"unique": 0.5},
+        atol=1e-5,
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(bench.main())

@@ -1,0 +1,1 @@
+"""Adapters to other frameworks; each is imported only when it is used."""
