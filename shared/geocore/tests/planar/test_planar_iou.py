@@ -82,8 +82,6 @@ def test_far_from_the_origin_nothing_is_lost(dtype):
     assert (near - far).abs().max() < TOL[dtype]
 
 
-# What users reported as wrong elsewhere: detectron2 issues 2154, 2167, 1207 and 4961, mmcv issue 2621, RRPN issue 44. The boxes there are
-# given in several conventions; these are of the same kind, with the answer worked out by hand or by shapely.
 KNOWN = [
     ([0.0, 0.0, 1.0, 1.0, 0.0], [0.5, 0.0, 1.0, 1.0, 0.0], 1 / 3),
     ([0.0, 0.0, 1.0, 1.0, 0.0], [0.0, 0.0, 1.0, 1.0, pi / 4], 0.5**0.5),
@@ -100,6 +98,57 @@ KNOWN = [
 def test_known_values(a, b, wanted, dtype):
     a, b = torch.tensor(a, dtype=dtype), torch.tensor(b, dtype=dtype)
     assert planar.obb_iou(a, b).item() == pytest.approx(wanted, abs=1e-6 if dtype == torch.float32 else 1e-12)
+
+
+def degrees(*box):
+    """Boxes of detectron2: degrees, counter-clockwise."""
+    return [*box[:4], -box[4] * pi / 180]
+
+
+# Boxes that users reported to other libraries, with the answer that shapely gives. What those returned: 0.60, 0.58, 0.27, 0.37 (right,
+# although reported), 0.33, 1.35, 0.33, 0, -12128368.
+REPORTED = {
+    "detectron2 issue 2154": (
+        degrees(296.6620178222656, 458.73883056640625, 23.515729904174805, 47.677001953125, 0.08795166015625),
+        degrees(296.66201, 458.73882000000003, 23.51573, 47.67702, 0.087951),
+        1.0,
+    ),
+    "detectron2 issue 2167": (
+        degrees(2563.744628906250, 1436.790161132812500, 2174.703369140625, 214.095001220703125, 115.11834716796875),
+        degrees(2563.744628906250, 1436.790283203125, 2174.702880859375, 214.0949554443359375, 115.11835479736328125),
+        1.0,
+    ),
+    "detectron2 issue 1207": (degrees(160.0, 153.0, 230.0, 23.0, -37.0), degrees(190.0, 127.0, 80.0, 21.0, -46.0), 0.0),
+    "detectron2 issue 4961": (
+        degrees(1010.5, 860.00012207, 12.20655537, 48.82622528, 55.00798035),
+        degrees(1022.0, 870.49993896, 10.81665134, 43.26660919, 56.30992889),
+        0.36876,
+    ),
+    "mmcv issue 2621": (
+        [0.0, 0.0, 180.6422271729, 136.3633728027, 0.9559648633],
+        [0.0, 0.0, 180.6422271729, 136.3633728027, 0.9559648633],
+        1.0,
+    ),
+    "RRPN issue 44": ([46.83, 44.03, 3.9, 1.63, 0.0], [46.83, 44.03, 1.63, 3.9, 1.45], 0.85483),
+    "rotated_maskrcnn issue 46": (
+        degrees(672.4067, 290.7776, 791.0275, 38.9333, 34.1454),
+        degrees(672.4067, 290.7776, 791.0275, 38.9333, 34.1454),
+        1.0,
+    ),
+    "Rotated_IoU issue 38": ([0.0, 0.0, 2.0, 2.0, pi / 4], [0.0, 0.0, 2.0, 2.0, pi / 4], 1.0),
+    "mmcv issue 2952": ([135.07, 406.72, 7.9445e-7, 1971.1, 1.7708], [151.0080, 436.2173, 302.0159, 313.7347, 3.1184], 0.0),
+}
+
+
+@pytest.mark.parametrize("dtype", TOL)
+@pytest.mark.parametrize("name", REPORTED)
+def test_boxes_that_others_got_wrong(name, dtype):
+    a, b, wanted = REPORTED[name]
+    a, b = torch.tensor(a, dtype=dtype), torch.tensor(b, dtype=dtype)
+    found = planar.obb_iou(a, b).item()
+    assert found == pytest.approx(shapely_iou(a[None], b[None]).item(), abs=5e-6 if dtype == torch.float32 else 1e-9)
+    assert found == pytest.approx(wanted, abs=1e-5)
+    assert planar.obb_iou(b, a).item() == pytest.approx(found, abs=2e-6)
 
 
 def test_identical_boxes_and_invariances():

@@ -49,7 +49,7 @@ def timm_backbone(name: str = "resnet50", *, pretrained: bool = False, frozen: t
         ImportError: If timm is missing.
     """
     try:
-        import timm  # pyright: ignore[reportMissingImports]
+        import timm
     except ImportError as error:
         raise ImportError("backbones other than 'tiny' need timm: pip install 'ucr-rsar[timm]'") from error
     body: Any = timm.create_model(name, pretrained=pretrained, features_only=True)

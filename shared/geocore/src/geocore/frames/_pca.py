@@ -169,9 +169,10 @@ class PCAFrame:
         if self.degenerate in ("average", "weighted") and _some(info.degenerate):
             if self.degenerate == "average":
                 return Frame(self._turn(axes.elements(), values, generator), None, info, own)
-            from geocore.frames._weighted import mix
+            from geocore.frames._weighted import WeightedFrame, mix
 
-            return mix(self, frame, x, weights, generator)
+            rule = self.weighted or WeightedFrame(self.dim, self.group, detach=self.detach)
+            return mix(rule, frame, x, weights, generator)
         return frame
 
     def _axes(self, m: Moments) -> tuple[Tensor, Tensor, FrameInfo]:

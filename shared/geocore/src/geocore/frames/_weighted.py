@@ -1,7 +1,6 @@
 """Weighted frames: continuous everywhere, exact on inputs whose principal axes are not defined."""
 
 from itertools import permutations
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -16,9 +15,6 @@ from geocore.frames._random import integers, normal
 from geocore.groups._elements import Motion
 from geocore.son import gram_schmidt
 from geocore.spd._checks import no_autocast, values_readable
-
-if TYPE_CHECKING:
-    from geocore.frames._pca import PCAFrame
 
 __all__ = ["WeightedFrame", "mix"]
 
@@ -293,9 +289,8 @@ def _unit(a: _Vector, otherwise: tuple[float, float, float]) -> _Vector:
     )
 
 
-def mix(pca: "PCAFrame", frame: Frame, x: Tensor, weights: Tensor | None, generator: torch.Generator | None) -> Frame:
-    """``frame`` with the elements of a ``WeightedFrame`` at its degenerate items, both padded to one size with weight zero."""
-    rule = pca.weighted or WeightedFrame(pca.dim, pca.group, detach=pca.detach)
+def mix(rule: WeightedFrame, frame: Frame, x: Tensor, weights: Tensor | None, generator: torch.Generator | None) -> Frame:
+    """``frame`` with the elements of another rule at its degenerate items, both padded to one size with weight zero."""
     shape, bad = frame.batch_shape, frame.info.degenerate.reshape(-1)
     readable = values_readable(bad)
     if frame.batch is not None:
@@ -308,7 +303,7 @@ def mix(pca: "PCAFrame", frame: Frame, x: Tensor, weights: Tensor | None, genera
     assert isinstance(frame.elements, Motion)
     assert isinstance(other.elements, Motion)
     mine, size = frame.size, max(frame.size, other.size)
-    Q = _pad(frame.elements.Q.reshape(-1, mine, pca.dim, pca.dim), size)
+    Q = _pad(frame.elements.Q.reshape(-1, mine, rule.dim, rule.dim), size)
     share = _pad_weights(Q.new_full((len(items), mine), 1.0 / mine), size)
     their_Q = _pad(other.elements.Q, size)
     theirs = other.weights if other.weights is not None else Q.new_full((len(where), other.size), 1.0 / other.size)
@@ -318,8 +313,8 @@ def mix(pca: "PCAFrame", frame: Frame, x: Tensor, weights: Tensor | None, genera
     else:
         Q, share = torch.where(bad[:, None, None, None], their_Q, Q), torch.where(bad[:, None], theirs, share)
     t = frame.elements.t
-    t = None if t is None else t[..., :1, :].expand(*shape, size, pca.dim)
-    return Frame(Motion(Q.reshape(*shape, size, pca.dim, pca.dim), t), share.reshape(*shape, size), frame.info, frame.batch)
+    t = None if t is None else t[..., :1, :].expand(*shape, size, rule.dim)
+    return Frame(Motion(Q.reshape(*shape, size, rule.dim, rule.dim), t), share.reshape(*shape, size), frame.info, frame.batch)
 
 
 def _pad(Q: Tensor, size: int) -> Tensor:
