@@ -19,7 +19,7 @@ from eqmotion import (
     vector_relu,
 )
 from eqmotion._reference import dct_matrix_reference, vector_relu_reference
-from eqmotion._safe import legacy_angle, masked_mean, safe_angle, safe_norm
+from eqmotion.functional import legacy_angle, masked_mean, safe_angle, safe_norm
 from eqmotion.graph import DensePairs, SparsePairs
 from geocore.testing import check_derivatives, check_module, check_transforms, strategies
 

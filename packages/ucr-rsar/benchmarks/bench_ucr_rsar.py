@@ -12,7 +12,7 @@ from geocore.planar import angle_diff
 from geocore.testing.benchmark import Benchmark, Case
 from ucr_rsar import UCRCoder
 from ucr_rsar._reference import decode_reference, encode_reference, object_codes_unique, restriction_reference
-from ucr_rsar.head import object_codes
+from ucr_rsar.functional import object_codes
 
 bench = Benchmark("ucr_rsar")
 CODES = [{"m": 3, "codes": 1_000_000}, {"m": 8, "codes": 1_000_000}, {"m": 2, "codes": 1_000_000}, {"m": 3, "codes": 1000}]

@@ -21,7 +21,7 @@ from ucr_rsar._reference import (
     restriction_reference,
 )
 from ucr_rsar.detector import horizontal
-from ucr_rsar.head import object_codes
+from ucr_rsar.functional import object_codes
 
 T = torch.tensor
 R = 1.1

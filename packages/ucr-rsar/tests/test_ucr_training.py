@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from geocore import planar
 from obbkit.data import DOTADataset, read_dota_txt, ship_scenes, write_dota_txt
 from ucr_rsar import WeakOrientedDetector, cli, draw
-from ucr_rsar.pseudo import aabb_iou, match_horizontal, pseudo_label
+from ucr_rsar.functional import aabb_iou, match_horizontal
+from ucr_rsar.pseudo import pseudo_label
 from ucr_rsar.recipes import DOTA_CLASSES, RECIPES, Recipe, build_detector, open_data
 from ucr_rsar.training import Trainer, evaluate, learning_rate, load_detector, predict_image, total_steps
 

@@ -2,7 +2,8 @@
 
 from eqmotion import data
 from eqmotion.data import ETHUCY, Human36M, MD17Trajectories, make_windows, simulate_particles
-from eqmotion.layers import EquivariantLinear, InnerAgentAttention, InterAgentAggregation, TimeDCT, VectorReLU, vector_relu
+from eqmotion.functional import vector_relu
+from eqmotion.layers import EquivariantLinear, InnerAgentAttention, InterAgentAggregation, TimeDCT, VectorReLU
 from eqmotion.losses import best_of_modes_loss, displacement_loss, horizon_weights, mode_score_loss
 from eqmotion.metrics import EquivarianceReport, ade, equivariance_report, fde, interaction_accuracy, min_ade, min_fde, mpjpe
 from eqmotion.model import EqMotion

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from eqmotion._safe import safe_sqrt, wide
+from eqmotion.functional import safe_sqrt, wide
 
 __all__ = ["may_run", "pair_norms_plain", "silu_linear", "silu_scale"]
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from eqmotion._safe import legacy_angle, masked_mean, safe_angle, safe_norm
+from eqmotion.functional import legacy_angle, masked_mean, safe_angle, safe_norm
 from eqmotion.graph import DensePairs, SparsePairs
 from geocore._checks import check_floating
 

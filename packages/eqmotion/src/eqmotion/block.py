@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eqmotion._fused import pair_norms, silu_linear
-from eqmotion._safe import masked_mean, wide
+from eqmotion.functional import masked_mean, wide
 from eqmotion.graph import DensePairs, SparsePairs
 from eqmotion.layers import (
     EquivariantLinear,

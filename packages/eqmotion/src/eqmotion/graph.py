@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from eqmotion._safe import wide
+from eqmotion.functional import wide
 
 __all__ = ["DensePairs", "SparsePairs", "check_edges", "edges_of", "knn_edges", "radius_edges"]
 

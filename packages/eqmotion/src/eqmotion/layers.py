@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eqmotion._fused import pair_norms, silu_linear, silu_scale
-from eqmotion._safe import masked_mean, wide
+from eqmotion.functional import channel_map, masked_mean, vector_relu, wide
 from eqmotion.graph import DensePairs, SparsePairs
 from geocore._checks import check_option, check_positive_int
 from geocore.structured import dct, idct
 
-__all__ = ["EquivariantLinear", "InnerAgentAttention", "InterAgentAggregation", "TimeDCT", "VectorReLU", "vector_relu"]
+__all__ = ["EquivariantLinear", "InnerAgentAttention", "InterAgentAggregation", "TimeDCT", "VectorReLU"]
 
 Pairs = DensePairs | SparsePairs
 
@@ -68,26 +68,6 @@ class EquivariantLinear(nn.Module):
     def extra_repr(self) -> str:
         """Configuration for ``repr``."""
         return f"in_channels={self.in_channels}, out_channels={self.out_channels}"
-
-
-def channel_map(weight: Float[Tensor, "o c"], x: Float[Tensor, "*batch c d"]) -> Float[Tensor, "*batch o d"]:
-    """``weight @ x`` as one matrix product over all agents and coordinates."""
-    return F.linear(x.mT, weight).mT
-
-
-def vector_relu(q: Float[Tensor, "*batch d"], k: Float[Tensor, "*batch d"], eps: float = 1e-4) -> Float[Tensor, "*batch d"]:
-    """``q`` where ``<q, k> >= 0``, else ``q - <q, k> k / (|k|^2 + eps)``: the part of ``q`` against ``k`` removed.
-
-    Args:
-        q: Vectors, shape ``(..., d)``.
-        k: Directions, same shape.
-        eps: Added to ``|k|^2``; 1e-4 in the official code.
-
-    Returns:
-        Shape ``(..., d)``.
-    """
-    against = (q * k).sum(-1, keepdim=True).clamp_max(0.0)
-    return q - against / ((k * k).sum(-1, keepdim=True) + eps) * k
 
 
 class VectorReLU(nn.Module):

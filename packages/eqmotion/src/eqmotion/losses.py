@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from eqmotion._safe import safe_norm
+from eqmotion.functional import safe_norm
 from geocore._checks import check_floating, check_option, check_positive_int
 
 __all__ = ["best_of_modes_loss", "displacement_loss", "horizon_weights", "mode_score_loss"]

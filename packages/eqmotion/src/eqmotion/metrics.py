@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from eqmotion._safe import wide
+from eqmotion.functional import wide
 from eqmotion.losses import _agent_mask, _check_pair, _mode_distance, _reduce
 from geocore._checks import check_floating
 from geocore.son import haar

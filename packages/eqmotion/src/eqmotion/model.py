@@ -13,8 +13,8 @@ from torch.utils.checkpoint import checkpoint as recompute
 from eqmotion import graph as graphs
 from eqmotion._config import check_config
 from eqmotion._inputs import check_mask, check_positions, check_velocity, derive, eager, pair_rows
-from eqmotion._safe import masked_mean
 from eqmotion.block import EqMotionLayer
+from eqmotion.functional import masked_mean
 from eqmotion.graph import DensePairs, SparsePairs
 from eqmotion.layers import EquivariantLinear, TimeDCT, mlp
 from eqmotion.outputs import DetailedOutput, EqMotionOutput

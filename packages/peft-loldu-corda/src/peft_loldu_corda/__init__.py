@@ -13,7 +13,7 @@ from peft_loldu_corda.corda.decompose import CordaDecomposition, decompose
 from peft_loldu_corda.corda.preprocess import apply_corda_init, preprocess_corda
 from peft_loldu_corda.corda.stats import InputStats, Moment
 from peft_loldu_corda.errors import CalibrationError
-from peft_loldu_corda.loldu._factors import LolduFactors, loldu_factors
+from peft_loldu_corda.functional import LolduFactors, loldu_factors
 from peft_loldu_corda.loldu.config import LolduConfig
 from peft_loldu_corda.loldu.convert import convert_to_lora, preprocess_loldu
 from peft_loldu_corda.loldu.layer import LolduLayer

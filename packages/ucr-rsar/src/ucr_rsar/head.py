@@ -11,27 +11,9 @@ from obbkit.losses import circumscribed_iou_loss, symmetry_consistency
 from obbkit.models import Positives, RotatedFCOSHead
 from obbkit.points import decode_points
 from ucr_rsar.coder import UCRCoder, UnitCircleLoss
+from ucr_rsar.functional import object_codes
 
-__all__ = ["H2RBoxHead", "object_codes"]
-
-
-def object_codes(code: Tensor, obj: Tensor, view: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Mean code of every object in each of three views, by one scatter.
-
-    Args:
-        code: Codes of the positive points, ``(points, m)``.
-        obj: Number of the object of each, below ``count``.
-        view: View of each, 0 to 2.
-        count: Number of objects.
-
-    Returns:
-        Codes ``(3, count, m)``, and which objects are in all three views, ``(count,)``.
-    """
-    slot = view * count + obj
-    total = code.new_zeros(3 * count, code.shape[-1]).index_add(0, slot, code)
-    number = code.new_zeros(3 * count).index_add(0, slot, torch.ones_like(code[:, 0]))
-    mean = total / number.clamp(min=1).unsqueeze(-1)
-    return mean.reshape(3, count, -1), (number.reshape(3, count) > 0).all(0)
+__all__ = ["H2RBoxHead"]
 
 
 class H2RBoxHead(RotatedFCOSHead):

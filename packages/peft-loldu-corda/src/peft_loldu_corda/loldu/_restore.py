@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from peft_loldu_corda._base import matrix_of
-from peft_loldu_corda.loldu._factors import loldu_factors
+from peft_loldu_corda.functional import loldu_factors
 
 __all__ = ["restore_factors"]
 

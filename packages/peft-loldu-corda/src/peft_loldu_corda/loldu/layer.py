@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from geocore.structured import column_order
 from peft_loldu_corda._base import WatchedBuffers, kind_of, matrix_of, to_weight
-from peft_loldu_corda.loldu._factors import loldu_factors
+from peft_loldu_corda.functional import loldu_factors
 from peft_loldu_corda.loldu._restore import restore_factors
 from peft_loldu_corda.loldu.config import LolduConfig, check_alpha, check_rank
 

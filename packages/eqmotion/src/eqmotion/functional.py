@@ -1,10 +1,11 @@
-"""Norms, angles and means with finite first and second derivatives where the plain formulas have none."""
+"""Pure functions: the vector non-linearity, and norms, angles and means with finite derivatives where the plain formulas have none."""
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional as F
 
-__all__ = ["legacy_angle", "masked_mean", "safe_angle", "safe_norm", "wide"]
+__all__ = ["channel_map", "legacy_angle", "masked_mean", "safe_angle", "safe_norm", "vector_relu", "wide"]
 
 
 def wide(x: Tensor) -> Tensor:
@@ -82,3 +83,23 @@ def masked_mean(x: Float[Tensor, "b n ..."], mask: Bool[Tensor, "b n"] | None, d
     for d in dims:
         count = count * x.shape[d]
     return (x * weight).sum((1, *dims), keepdim=True) / count
+
+
+def channel_map(weight: Float[Tensor, "o c"], x: Float[Tensor, "*batch c d"]) -> Float[Tensor, "*batch o d"]:
+    """``weight @ x`` as one matrix product over all agents and coordinates."""
+    return F.linear(x.mT, weight).mT
+
+
+def vector_relu(q: Float[Tensor, "*batch d"], k: Float[Tensor, "*batch d"], eps: float = 1e-4) -> Float[Tensor, "*batch d"]:
+    """``q`` where ``<q, k> >= 0``, else ``q - <q, k> k / (|k|^2 + eps)``: the part of ``q`` against ``k`` removed.
+
+    Args:
+        q: Vectors, shape ``(..., d)``.
+        k: Directions, same shape.
+        eps: Added to ``|k|^2``; 1e-4 in the official code.
+
+    Returns:
+        Shape ``(..., d)``.
+    """
+    against = (q * k).sum(-1, keepdim=True).clamp_max(0.0)
+    return q - against / ((k * k).sum(-1, keepdim=True) + eps) * k
