@@ -7,9 +7,10 @@ import torch
 from torch.autograd import gradcheck
 
 from geocore.planar import angle_diff
-from obbkit import build_coder
+from obbkit import _quick, build_coder
 from ucr_rsar import UCRCoder, UnitCircleLoss
 
+T = torch.tensor
 F64 = {"dtype": torch.float64}
 ROWS = torch.tensor([[0.5, -0.2, 0.9], [1, 1, 1], [-2, 0.5, 0.1], [0.05, 0.02, -0.03]], **F64)
 
@@ -36,7 +37,6 @@ def test_there_and_back(m, dtype):
 
 
 def test_hand_values():
-    T = torch.tensor
     assert torch.allclose(UCRCoder(3).encode(T(0.3, **F64)), T([0.82533561, -0.90166253, 0.07632692], **F64), atol=1e-8)
     assert torch.allclose(UCRCoder(2).encode(T(0.3, **F64)), T([0.82533561, 0.56464247], **F64), atol=1e-8)
     assert UCRCoder(3).decode(ROWS[0]).item() == pytest.approx(0.70730968, abs=1e-7)
@@ -60,6 +60,19 @@ def test_reading_ignores_amplitude_and_mean(dtype):
         assert angle.item() == 0
         assert (torch.autograd.grad(angle, zero)[0] == 0).all()
     assert coder.decode(torch.ones(3, dtype=dtype)).item() == 0
+
+
+@pytest.mark.parametrize("m", [2, 3, 5, 8])
+def test_gradient_of_the_angle_grows_as_codes_shrink(m):
+    """``1 / (2 A r)`` with the amplitude ``A`` and the radius ``r``: twentyfold at A = .05, none below 1e-6; A is read off the code."""
+    coder = UCRCoder(m)
+    t = T([0.3, -1.2, 1.5], **F64)
+    for a in (1.0, 0.05, 1e-3, 1e-5, 1e-7):
+        x = (a * coder.encode(t)).requires_grad_()
+        (grad,) = torch.autograd.grad(coder.decode(x).sum(), x)
+        wanted = 1 / (2 * a * (1 if m == 2 else m / 2) ** 0.5) if a > 1e-6 else 0.0
+        assert torch.allclose(grad.norm(dim=-1), torch.full((3,), wanted, **F64), rtol=1e-9, atol=0)
+        assert torch.allclose(coder.amplitude(x), torch.full((3,), a, **F64), rtol=1e-9, atol=0)
 
 
 def test_invalid_zone():
@@ -135,8 +148,79 @@ def test_shapes_and_precision():
     assert (coder.double().encode(t.double()) - UCRCoder(3).encode(t.double())).abs().max() == 0
     assert "m=3" in repr(coder)
     assert isinstance(build_coder("ucr", m=4), UCRCoder)
+
+
+def test_coder_is_exported_whole():
+    coder = UCRCoder(3)
+    t = torch.linspace(-1.5, 1.5, 12)
     compiled = torch.compile(lambda a: coder.decode(coder.encode(a)), fullgraph=True, backend="aot_eager")
     assert torch.allclose(compiled(t), t, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("m", [2, 3, 4, 5, 8])
+def test_pieces_without_gradient_equal_the_plain_formulas(m, dtype, monkeypatch):
+    monkeypatch.setattr("obbkit._quick.PIECE", 7)
+    monkeypatch.setattr("obbkit._quick.LEAST", 0)
+    g = torch.Generator().manual_seed(m)
+    coder = UCRCoder(m, invalid_thr=0.1)
+    t = (4 * torch.randn(3, 10, generator=g, dtype=dtype)).requires_grad_()
+    x = torch.randn(3, 10, m, generator=g, dtype=dtype)
+    x[0, 0], x[0, 1, 0], x[0, 2] = 0, torch.nan, coder.encode(torch.tensor(-pi / 2, dtype=dtype)).detach()
+    x = x.transpose(0, 1).requires_grad_()  # not contiguous
+    tol = {"atol": 2e-6 if dtype == torch.float32 else 1e-14, "rtol": 0}
+    loose = {"atol": 50 * tol["atol"], "rtol": 0}  # of codes near the axis
+    calls = [
+        (coder.encode, t),
+        (coder.amplitude, x),
+        *((lambda c, k=k: coder.decode(c, keepdim=k), x) for k in (False, True)),
+        *((lambda c, f=f, r=r: coder.restriction(c, r, f), x) for f in ("squared", "norm") for r in ("none", "sum", "mean")),
+    ]
+    for call, value in calls:
+        plain, quick = call(value).detach(), call(value.detach())
+        assert quick.shape == plain.shape
+        torch.testing.assert_close(quick, plain, **loose, equal_nan=True)
+    angle = coder.decode(x.detach())
+    assert angle[0, 0].item() == 0
+    assert angle[1, 0].isnan()  # never silently a number
+    assert coder.amplitude(x)[1, 0].isnan()
+    assert coder.restriction(x, form="norm").isnan()
+    seam = coder.decode(torch.nextafter(x[2, 0].detach(), T([9, -9])[torch.randint(2, (200, m), generator=g)].to(dtype)))
+    assert (seam >= T(-pi / 2, dtype=dtype)).all()
+    assert (seam < T(pi / 2, dtype=dtype)).all()
+    assert angle_diff(seam, T(-pi / 2, dtype=dtype)).abs().max() < tol["atol"]
+    assert coder.decode(x.detach()[:0]).shape == (0, 3)
+    (wanted,) = torch.autograd.grad(coder.encode(t).sum(), t)
+    found = torch.func.grad(lambda a: coder.encode(a).sum())(t.detach())
+    torch.testing.assert_close(found, wanted, **tol)
+    torch.testing.assert_close(
+        torch.vmap(coder.restriction)(x.detach()), coder.restriction(x, "none").mean(-1).detach(), **loose, equal_nan=True
+    )
+    with torch.autocast("cpu", torch.bfloat16):  # whose matrix products are of 8 bits
+        torch.testing.assert_close(coder.encode(t.detach()), coder.encode(t).detach(), **tol)
+        assert angle_diff(coder.decode(x.detach()), angle).nan_to_num().abs().max() < loose["atol"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_both_sides_of_the_least_number_of_codes_agree(dtype, monkeypatch):
+    """Few codes take the plain operators, from ``LEAST`` on they go in pieces; nobody sees where the change is."""
+    calls = []
+    encode, row_sum = _quick.encode, _quick.row_sum
+    monkeypatch.setattr(_quick, "encode", lambda *args: calls.append("encode") or encode(*args))
+    monkeypatch.setattr(_quick, "row_sum", lambda code: calls.append("row_sum") or row_sum(code))
+    tol = 1e-5 if dtype == torch.float32 else 1e-13
+    t = torch.linspace(-4, 4, _quick.LEAST, dtype=dtype)
+    for m in (2, 3, 8):
+        coder = UCRCoder(m)
+        x = 1.1 * torch.cat([UCRCoder(m).encode(part) for part in t.split(1000)]) + 0.1
+        assert not calls
+        below, above = coder.encode(t[1:]), coder.encode(t)
+        assert calls == ["encode"]
+        assert torch.allclose(below, above[1:], rtol=0, atol=tol)
+        below, above = coder.restriction(x[1:], "none"), coder.restriction(x, "none")
+        assert calls == ["encode"] + ["row_sum"] * (1 if m == 2 else 2)
+        assert torch.allclose(below, above[1:], rtol=0, atol=10 * tol)
+        calls.clear()
 
 
 def test_loss_waits_and_counts():
@@ -171,6 +255,7 @@ def test_loss_waits_and_counts():
         (lambda: UCRCoder(3).restriction(torch.zeros(1, 3), form="cubed"), ValueError, "form must be one of"),
         (lambda: UnitCircleLoss(UCRCoder(3), -1.0), ValueError, "loss_weight must not be negative"),
         (lambda: UnitCircleLoss(UCRCoder(3), warmup=-1), ValueError, "warmup must not be negative"),
+        (lambda: UnitCircleLoss(UCRCoder(3), warmup=0.3), ValueError, "warmup must be a whole number of steps"),
     ],
 )
 def test_bad_input_is_refused(call, error, message):

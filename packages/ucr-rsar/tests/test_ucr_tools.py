@@ -59,6 +59,18 @@ def test_every_format_there_and_back(root, kind):
         assert (upright.upright() - planar.obb_to_aabb(boxes(4))).abs().max() < 0.02
 
 
+def test_dior_becomes_dota(tmp_path):
+    (tmp_path / "xml").mkdir()
+    box = "".join(f"<{k}>{v}</{k}>" for k, v in (("xmin", 3), ("ymin", 4), ("xmax", 9), ("ymax", 8)))
+    (tmp_path / "xml" / "1.xml").write_text(f"<annotation><object><name>dam</name><bndbox>{box}</bndbox></object></annotation>")
+    assert tools.convert(tmp_path / "xml", "dior", tmp_path / "dota", "dota") == {"images": 1, "objects": 1, "skipped": 0}
+    assert (tmp_path / "dota" / "1.txt").read_text().split() == ["3.00", "4.00", "9.00", "4.00", "9.00", "8.00", "3.00", "8.00", "dam", "0"]
+    with pytest.raises(ValueError, match="kind must be one of"):
+        tools.convert(tmp_path / "xml", "dior", tmp_path / "out", "dior")
+    with pytest.raises(FileNotFoundError, match=r"must hold \.xml files"):
+        tools.read_labels(tmp_path / "dota", "dior")
+
+
 def test_own_horizontal_boxes_become_training_data(root):
     """zhasion/RSAR#9: labels that were never oriented."""
     (root / "mine").mkdir()

@@ -1,27 +1,23 @@
-"""Training that goes on bit for bit, pseudo-labels, drawing, and the command line."""
+"""Training that goes on bit for bit, pseudo-labels, and drawing."""
 
 import dataclasses
-import json
 import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from typer.testing import CliRunner
 
 from geocore import planar
-from obbkit.data import DOTADataset, read_dota_txt, ship_scenes, write_dota_txt
-from ucr_rsar import WeakOrientedDetector, cli, draw
+from obbkit.data import read_dota_txt, ship_scenes
+from ucr_rsar import WeakOrientedDetector, draw
 from ucr_rsar.functional import aabb_iou, match_horizontal
 from ucr_rsar.pseudo import pseudo_label
-from ucr_rsar.recipes import DOTA_CLASSES, RECIPES, Recipe, build_detector, open_data
-from ucr_rsar.training import Trainer, evaluate, learning_rate, load_detector, predict_image, total_steps
+from ucr_rsar.recipes import DOTA_CLASSES, RECIPES, build_detector, open_data
+from ucr_rsar.training import Trainer, evaluate, learning_rate, predict_image, total_steps
 
 T = torch.tensor
 FAST = dataclasses.replace(RECIPES["tiny"], epochs=2, milestones=(1,), batch=2, warm_steps=3, image_size=64, overlap=16)
-runner = CliRunner()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -35,18 +31,6 @@ def one_thread():
 def scenes(n=5, seed=0):
     images, targets = ship_scenes(n, seed=seed)
     return list(zip(images, targets, strict=True))
-
-
-@pytest.fixture
-def folder(tmp_path):
-    root = tmp_path / "data"
-    for name in ("images", "annfiles"):
-        (root / name).mkdir(parents=True)
-    for i, (image, target) in enumerate(scenes()):
-        pixels = (image[0] / image.max() * 255).round().byte().numpy()
-        Image.fromarray(np.repeat(pixels[..., None], 3, -1)).save(root / "images" / f"s{i}.png")
-        write_dota_txt(root / "annfiles" / f"s{i}.txt", target["boxes"], ["ship"] * len(target["boxes"]))
-    return root
 
 
 def test_recipes_are_those_of_the_paper():
@@ -277,88 +261,3 @@ def test_drawing(tmp_path):
     assert draw.draw_boxes(torch.zeros(3, 8, 8), {"boxes": torch.zeros(0, 5), "labels": T([])}).size == (8, 8)
     with pytest.raises(ValueError, match="image must have shape"):
         draw.draw_boxes(torch.zeros(8, 8), found)
-
-
-def invoke(*args, code=0):
-    result = runner.invoke(cli.app, [str(a) for a in args])
-    assert result.exit_code == code, result.output + str(result.exception)
-    return result.output
-
-
-@pytest.mark.slow
-def test_command_line_from_training_to_labels(folder, tmp_path):
-    run = tmp_path / "run"
-    assert "steps, last loss" in invoke("train", folder, "--out", run, "--epochs", 2, "--batch", 3)
-    assert len((run / "log.jsonl").read_text().splitlines()) == 4
-    assert "going on at step 4 of 4" in invoke("train", folder, "--out", run, "--epochs", 2, "--batch", 3, "--resume")
-    model, recipe = load_detector(run / "checkpoint.pt")
-    assert recipe == Recipe(**dataclasses.asdict(dataclasses.replace(RECIPES["tiny"], epochs=2, batch=3)))
-    assert not model.training
-    out = tmp_path / "found"
-    invoke("predict", run / "checkpoint.pt", folder / "images", "--out", out, "--score", 0.001, "--draw")
-    assert (out / "Task1_ship.txt").is_file()
-    assert len(list((out / "pictures").glob("*.png"))) == 5
-    text = invoke("evaluate", out, folder / "annfiles", "--classes", "ship", "--json", tmp_path / "map.json")
-    assert "mAP" in text
-    files = json.loads((tmp_path / "map.json").read_text())
-    invoke("evaluate", run / "checkpoint.pt", folder, "--json", tmp_path / "map2.json")
-    assert 0 <= files["mAP"] <= 1
-    assert json.loads((tmp_path / "map2.json").read_text())["per_class"][0]["objects"] == files["per_class"][0]["objects"]
-    text = invoke("pseudo-label", run / "checkpoint.pt", folder, "--out", tmp_path / "labels")
-    assert "5 images" in text
-    objects = sum(len(read_dota_txt(p).names) for p in (folder / "annfiles").glob("*.txt"))
-    assert sum(len(read_dota_txt(p).names) for p in (tmp_path / "labels").glob("*.txt")) == objects
-    invoke("visualise", folder, "--out", tmp_path / "drawn", "--classes", "ship", "--limit", 2)
-    invoke("visualise", folder, "--out", tmp_path / "drawn", "--classes", "ship", "--results", out, "--scale", 2)
-    with Image.open(tmp_path / "drawn" / "s0.png") as picture:
-        assert picture.size == (128, 128)
-
-
-def test_command_line_of_the_tools(folder, tmp_path):
-    ann = folder / "annfiles"
-    assert "0 problems" in invoke("validate", ann, "--images", folder / "images", "--classes", "ship", "--margin", 10)
-    invoke("convert", ann, tmp_path / "yolo", "--to", "yolo-obb", "--images", folder / "images")
-    invoke(
-        "convert",
-        tmp_path / "yolo",
-        tmp_path / "dota",
-        "--from",
-        "yolo-obb",
-        "--to",
-        "dota",
-        "--classes",
-        "ship",
-        "--images",
-        folder / "images",
-    )
-    a, b = (read_dota_txt(p / "s0.txt") for p in (ann, tmp_path / "dota"))
-    sides = [planar.min_area_rect(x.polygons) for x in (a, b)]
-    assert planar.obb_iou(*sides).min() > 0.98
-    assert "tiles" in invoke("convert", ann, tmp_path / "tiles", "--tiles", 40, "--overlap", 10, "--images", folder / "images")
-    assert len(DOTADataset(tmp_path / "tiles", ["ship"])) == 5 * 4
-    invoke("stats", ann, "--json", tmp_path / "stats.json")
-    assert json.loads((tmp_path / "stats.json").read_text())["images"] == 5
-    with (ann / "s1.txt").open("a") as file:
-        file.write("1 2 3 ship\n")
-    text = invoke("validate", ann, "--json", tmp_path / "bad.json", code=1)
-    assert "1 problems" in text
-    (bad,) = json.loads((tmp_path / "bad.json").read_text())
-    assert bad["file"].endswith("s1.txt")
-    assert bad["line"] == len((ann / "s1.txt").read_text().splitlines())
-    assert "1 left out" in invoke("stats", ann, "--skip-bad")
-
-
-@pytest.mark.bad_input
-def test_errors_are_one_line(folder, tmp_path, monkeypatch, capsys):
-    (folder / "annfiles" / "s1.txt").write_text("1 2 3 ship\n")
-    for args, text in (
-        (["stats", folder / "annfiles"], "s1.txt, line 1"),
-        (["train", tmp_path, "--out", tmp_path / "run"], "must hold one of the folders"),
-        (["predict", tmp_path / "none.pt", folder, "--out", tmp_path], "checkpoint"),
-    ):
-        monkeypatch.setattr("sys.argv", ["ucr-rsar", *map(str, args)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        assert stop.value.code == 2
-        assert text in capsys.readouterr().err.replace("\n", "")
-    assert "recipe must be one of" in invoke("train", folder, "--out", tmp_path, "--recipe", "coco", code=2)

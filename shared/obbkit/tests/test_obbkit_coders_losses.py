@@ -8,7 +8,7 @@ import torch
 from torch.autograd import gradcheck
 
 from geocore import planar
-from obbkit import build_coder, coders, losses, register_coder
+from obbkit import _quick, build_coder, coders, losses, register_coder
 
 F64 = {"dtype": torch.float64}
 CODERS = {
@@ -63,6 +63,56 @@ def test_psc_amplitude_and_dual_frequency():
     noisy[:3] = dual.encode(torch.tensor(0.6, **F64))[:3]  # the coarse phase only chooses the turn
     assert dual.decode(noisy).item() == pytest.approx(0.4)
     assert gradcheck(lambda c: coder.decode(c), coder.encode(torch.tensor([0.3, -1.2], **F64)).requires_grad_())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("step", "dual"), [(3, False), (3, True), (4, True), (6, True)])
+def test_psc_in_pieces_equals_the_plain_formulas(step, dual, dtype, monkeypatch):
+    monkeypatch.setattr("obbkit._quick.PIECE", 7)
+    monkeypatch.setattr("obbkit._quick.LEAST", 0)
+    g = torch.Generator().manual_seed(step)
+    coder = coders.PSCCoder(step, dual)
+    t = (3 * torch.randn(4, 5, generator=g, dtype=dtype)).requires_grad_()
+    x = (coder.encode(t.detach()) + 0.2 * torch.randn(4, 5, coder.encode_size, generator=g, dtype=dtype)).requires_grad_()
+    tol = 1e-5 if dtype == torch.float32 else 1e-13
+    assert torch.allclose(coder.encode(t.detach()), coder.encode(t).detach(), rtol=0, atol=tol)
+    assert planar.angle_diff(coder.decode(x.detach()), coder.decode(x).detach()).abs().max() < tol
+    zero = coder.decode(torch.cat([torch.zeros_like(x[:1]), x[:1] * torch.nan]).detach())
+    assert (zero[0] == 0).all()
+    assert zero[1].isnan().all() == coder.decode(x[:1] * torch.nan).isnan().all()
+    assert coder.decode(x[:0].detach()).shape == (0, 5)
+
+
+@pytest.mark.parametrize("dual", [False, True])
+def test_few_angles_take_the_plain_operators(dual, monkeypatch):
+    calls = []
+    run = _quick.encode
+    monkeypatch.setattr(_quick, "encode", lambda *args, **kw: calls.append(len(args[0])) or run(*args, **kw))
+    t = torch.linspace(-4, 4, _quick.LEAST, **F64)
+    coder = coders.PSCCoder(3, dual)
+    few = coder.encode(t[1:])
+    assert not calls
+    assert torch.allclose(few, coder.encode(t)[1:], rtol=0, atol=1e-13)
+    assert calls == [_quick.LEAST] * (2 if dual else 1)
+    assert not _quick.pays(t.clone().requires_grad_(), len(t))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sums_as_products(dtype):
+    g = torch.Generator().manual_seed(0)
+    for m in (2, 3, 5, 8):
+        x = torch.randn(100, m, generator=g, dtype=dtype)
+        c, s = torch.randn(2, m, generator=g, dtype=torch.float64).tolist()
+        tol = 1e-5 if dtype == torch.float32 else 1e-13
+        for quick, plain in zip(_quick.project(x, c, s), _quick.project_reference(x, c, s), strict=True):
+            assert torch.allclose(quick, plain, rtol=0, atol=tol)
+        assert torch.allclose(_quick.row_sum(x), x.sum(-1), rtol=0, atol=tol)
+        assert torch.allclose(_quick.encode(x, 2.0, c, s), _quick.encode_reference(x, 2.0, c, s), rtol=0, atol=tol)
+    x = torch.zeros(2, dtype=dtype)
+    assert _quick.may_run(x)
+    assert not any(_quick.may_run(y) for y in (x.clone().requires_grad_(), x.half(), x.to("meta"), torch.nn.Parameter(x)))
+    with torch.no_grad():
+        assert _quick.may_run(x.clone().requires_grad_())
 
 
 @pytest.mark.parametrize("window", ["gaussian", "triangle", "rect", "pulse"])

@@ -15,6 +15,7 @@ from obbkit.data import (
     RSARDataset,
     collate,
     merge_tiles,
+    read_dior_xml,
     read_dota_txt,
     read_yolo_obb,
     scan_dota_txt,
@@ -33,6 +34,57 @@ T = torch.tensor
 def boxes(n, seed=0):
     r = torch.rand(n, 5, generator=torch.Generator().manual_seed(seed))
     return r * T([60.0, 60, 20, 10, 3.0]) + T([10.0, 10, 5, 4, -1.5])
+
+
+def dior(*objects):
+    return "<annotation><filename>00001.jpg</filename>" + "".join(f"<object>{o}</object>" for o in objects) + "</annotation>"
+
+
+def robndbox(values):
+    keys = [f"{a}_{c}" for c in ("left_top", "right_top", "right_bottom", "left_bottom") for a in "xy"]
+    return "<robndbox>" + "".join(f"<{k}>{v}</{k}>" for k, v in zip(keys, values, strict=False)) + "</robndbox>"
+
+
+SHIP = f"<type>robndbox</type><name>ship</name><difficult>1</difficult>{robndbox([10, 10, 30, 12, 29, 20, 9, 18])}"
+UPRIGHT = "<name>dam</name><bndbox><xmin>3</xmin><ymin>4</ymin><xmax>9</xmax><ymax>8</ymax></bndbox>"
+
+
+def test_dior_files(tmp_path):
+    path = tmp_path / "00001.xml"
+    path.write_text(dior(SHIP, UPRIGHT).replace("><", ">\r\n<"))
+    found = read_dior_xml(path)
+    assert found.names == ["ship", "dam"]
+    assert found.difficulty.tolist() == [1, 0]
+    assert found.polygons.tolist() == [[[10, 10], [30, 12], [29, 20], [9, 18]], [[3, 4], [9, 4], [9, 8], [3, 8]]]
+    path.write_text(dior())
+    assert read_dior_xml(path).polygons.shape == (0, 4, 2)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (UPRIGHT.replace("dam", " "), "name is missing"),
+        ("<name>ship</name>", "robndbox or bndbox is missing"),
+        (UPRIGHT.replace("<xmax>9</xmax>", ""), "expected 4 finite numbers"),
+        (SHIP.replace(">12<", ">nan<"), "expected 8 finite numbers"),
+        (SHIP.replace(">12<", ">a<"), "expected numbers in robndbox"),
+        (f"<name>ship</name>{robndbox([10, 10, 30, 20, 30, 10, 10, 20])}", "convex quadrilateral"),
+        (SHIP.replace("<difficult>1", "<difficult>x"), "difficult must be an integer"),
+    ],
+)
+def test_bad_dior_objects(tmp_path, bad, message):
+    path = tmp_path / "00001.xml"
+    path.write_text(dior(UPRIGHT, bad, SHIP))
+    with pytest.raises(AnnotationError, match=f"00001.xml, object 2: .*{message}"):
+        read_dior_xml(path)
+    found = read_dior_xml(path, errors="skip")
+    assert (found.names, found.skipped) == (["dam", "ship"], 1)
+    path.write_text(dior(UPRIGHT)[:-20])
+    with pytest.raises(AnnotationError, match="no XML"):
+        read_dior_xml(path)
+    with pytest.raises(FileNotFoundError, match="is missing"):
+        read_dior_xml(tmp_path / "none.xml")
 
 
 def test_dota_files_there_and_back(tmp_path):

@@ -163,7 +163,7 @@ def test_three_views_know_their_objects():
 
 
 def brute_map(preds, targets, threshold, mode, classes):
-    """The rule of VOC by loops, overlaps by shapely."""
+    """The rules of VOC and of COCO by loops, overlaps by shapely."""
     values = []
     for c in range(classes):
         rows, objects = [], 0
@@ -179,6 +179,8 @@ def brute_map(preds, targets, threshold, mode, classes):
         for _, i, k in rows:
             own = [g for g, label in enumerate(targets[i]["labels"]) if label == c]
             overlaps = [shapely_iou(preds[i]["boxes"][k], targets[i]["boxes"][g]) for g in own]
+            if mode == "coco":  # the best that is free, not the best of all
+                overlaps = [-1.0 if (i, g) in taken else v for g, v in zip(own, overlaps, strict=True)]
             if overlaps and max(overlaps) >= threshold and (i, own[int(np.argmax(overlaps))]) not in taken:
                 taken[i, own[int(np.argmax(overlaps))]] = True
                 hits.append(1)
@@ -186,8 +188,9 @@ def brute_map(preds, targets, threshold, mode, classes):
                 hits.append(0)
         true = np.cumsum(hits) if hits else np.zeros(0)
         recall, precision = true / objects, true / np.arange(1, len(hits) + 1)
-        if mode == "11points":
-            values.append(np.mean([max(precision[recall >= r - 1e-12], default=0.0) for r in np.linspace(0, 1, 11)]))
+        if mode != "area":
+            levels = np.linspace(0, 1, 11 if mode == "11points" else 101)
+            values.append(np.mean([max(precision[recall >= r - 1e-12], default=0.0) for r in levels]))
         else:
             total, last = 0.0, 0.0
             for r in sorted(set(recall.tolist()) - {0.0}):
@@ -197,10 +200,12 @@ def brute_map(preds, targets, threshold, mode, classes):
     return float(np.mean(values))
 
 
-@pytest.mark.parametrize("mode", ["11points", "area"])
-def test_map_equals_brute_force(mode):
+@pytest.mark.parametrize("whole", [1 << 16, 0])
+@pytest.mark.parametrize("mode", ["11points", "area", "coco"])
+def test_map_equals_brute_force(mode, whole, monkeypatch):
+    monkeypatch.setattr("obbkit.metrics.WHOLE", whole)
     g = torch.Generator().manual_seed(0)
-    targets = [{"boxes": boxes(8, seed=s), "labels": torch.randint(3, (8,), generator=g)} for s in range(4)]
+    targets = [{"boxes": boxes(8, seed=s) * T([0.5, 0.5, 1, 1, 1]), "labels": torch.randint(3, (8,), generator=g)} for s in range(4)]
     preds = []
     for t in targets:
         near = t["boxes"].repeat(2, 1) + torch.randn(16, 5, generator=g) * T([1.0, 1, 0.5, 0.5, 0.1])
@@ -251,6 +256,24 @@ def test_second_claims_ignored_objects_and_coco():
         metric.update([{**pred, "boxes": torch.cat([c, a])}], [{**both, "ignore": T([False, True])}])
         assert metric.compute()["mAP"] == pytest.approx(1.0)
         assert metric.compute()["per_class"][0]["objects"] == 1
+
+
+@pytest.mark.parametrize("mode", ["11points", "coco"])
+def test_thresholds_do_not_see_each_other(mode):
+    g = torch.Generator().manual_seed(3)
+    base = boxes(12, seed=5) * T([0.3, 0.3, 1, 1, 1])
+    near = base.repeat(4, 1) + torch.randn(48, 5, generator=g) * T([2.0, 2, 1, 1, 0.2])
+    target = {"boxes": base, "labels": torch.zeros(12).long(), "ignore": torch.arange(12) % 4 == 0}
+    pred = {"boxes": near, "scores": torch.rand(48, generator=g), "labels": torch.zeros(48).long()}
+    thresholds = (0.75, 0.3, 0.5, 0.9)  # in no order
+    together, alone = RotatedMAP(thresholds, mode), []
+    together.update([pred], [target])
+    for threshold in thresholds:
+        metric = RotatedMAP((threshold,), mode)
+        metric.update([pred], [target])
+        alone.append(metric.compute()["mAP"])
+    assert list(together.compute()["per_class"][0]["by_threshold"].values()) == pytest.approx(alone, abs=1e-12)
+    assert len(set(alone)) > 2
 
 
 def test_empty_images():

@@ -31,9 +31,9 @@ def decode_reference(code: Tensor, m: int, invalid_thr: float = 0.0) -> Tensor:
 
 
 def restriction_reference(code: Tensor, m: int) -> Tensor:
-    """``mean | |x|^2 - r^2 |``, and for ``m = 3`` also ``mean |x_1 + x_2 + x_3|``."""
+    """``mean | |x|^2 - r^2 |``, and for ``m > 2`` also ``mean |x_1 + ... + x_m|``."""
     value = ((code**2).sum(-1) - (1.0 if m == 2 else m / 2)).abs().mean()
-    return value + code.sum(-1).abs().mean() if m == 3 else value
+    return value + code.sum(-1).abs().mean() if m > 2 else value
 
 
 def object_codes_reference(code: Tensor, obj: Tensor, view: Tensor, count: int) -> tuple[Tensor, Tensor]:

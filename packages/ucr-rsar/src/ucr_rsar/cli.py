@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,11 +22,22 @@ from ucr_rsar.training import Trainer, evaluate, load_detector, predict_image
 
 __all__ = ["app", "main"]
 
+FULL = tuple(name for name in RECIPES if name != "tiny")
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=(__doc__ or "").strip())
 _out = Console()
 _err = Console(stderr=True)
 
+
+def _device(name: str) -> str:
+    try:
+        torch.zeros((), device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise typer.BadParameter(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
+    return name
+
+
 DataFolder = Annotated[Path, typer.Argument(metavar="DATA", help="folder with images/ and annfiles/ or labelTxt/")]
+Device = Annotated[str, typer.Option(callback=_device, help="cpu, cuda, cuda:1, ...")]
 Classes = Annotated[str, typer.Option(help="class names, separated by commas")]
 Skip = Annotated[bool, typer.Option("--skip-bad", help="leave bad lines out and count them, instead of stopping")]
 JsonTo = Annotated[str, typer.Option("--json", metavar="FILE", help="write the numbers to FILE")]
@@ -57,6 +69,24 @@ def _bar(text: str) -> Iterator[Callable[..., None]]:
         yield update
 
 
+@contextmanager
+def _stopper() -> Iterator[Callable[[], bool]]:
+    """Tells whether the user asked to stop: the first Ctrl-C lets the step in progress end, a second one breaks off."""
+    asked = False
+
+    def ask(number: int, frame: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _names(classes: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in classes.split(",") if name.strip())
 
@@ -84,9 +114,12 @@ def _scores(found: Mapping[str, Any], classes: tuple[str, ...]) -> None:
 
 @app.command()
 def train(
-    data: DataFolder,
     out: Annotated[Path, typer.Option(help="folder of the checkpoint and the log")],
-    recipe: Annotated[str, typer.Option(help=f"one of {', '.join(RECIPES)}")] = "tiny",
+    folder: Annotated[Path | None, typer.Argument(metavar="DATA", help="folder with images/ and annfiles/ or labelTxt/")] = None,
+    data: Annotated[Path | None, typer.Option(metavar="DATA", help="the same as an option")] = None,
+    recipe: Annotated[str | None, typer.Option(help=f"one of {', '.join(RECIPES)}; tiny if not given")] = None,
+    full: Annotated[str | None, typer.Option(metavar="RECIPE", help=f"the published training of {', '.join(FULL)}")] = None,
+    val: Annotated[Path | None, typer.Option(help="data folder to evaluate on at the end, into OUT/evaluation.json")] = None,
     classes: Annotated[str, typer.Option(help="class names, separated by commas, if not those of the recipe")] = "",
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
     batch: Annotated[int | None, typer.Option(min=1)] = None,
@@ -94,32 +127,54 @@ def train(
     supervision: Annotated[str | None, typer.Option(help="hbb or obb")] = None,
     backbone: Annotated[str | None, typer.Option(help="tiny, or a model of timm")] = None,
     pretrained: Annotated[bool, typer.Option(help="load ImageNet weights with timm")] = False,
-    device: Annotated[str, typer.Option()] = "cpu",
+    device: Device = "cpu",
     workers: Annotated[int, typer.Option(min=0, help="processes that load images")] = 0,
     seed: Annotated[int, typer.Option()] = 0,
     missing: Annotated[str, typer.Option(help="images without annotation file: error or empty")] = "error",
     skip_bad: Skip = False,
+    save_every: Annotated[int, typer.Option(min=1, help="steps between checkpoints; one is also written when Ctrl-C stops")] = 1000,
     resume: Annotated[bool, typer.Option(help="go on with the checkpoint in OUT")] = False,
 ) -> None:
     """Train a detector; with supervision 'hbb' the annotations' upright hulls are all it sees."""
+    if (folder is None) == (data is None):
+        raise typer.BadParameter("give one data folder, as DATA or with --data")
+    if full is not None and (recipe is not None or full not in FULL):
+        raise typer.BadParameter(f"--full takes one of {', '.join(FULL)} in place of --recipe, got {full!r}")
+    root = folder or data
+    assert root is not None  # for type checkers
     changes = {"epochs": epochs, "batch": batch, "coder": coder, "supervision": supervision, "backbone": backbone}
-    settings = _recipe(recipe, changes | ({"classes": _names(classes), "agnostic": (), "shrink": {}} if classes else {}))
-    images = open_data(data, settings, missing=missing, errors="skip" if skip_bad else "raise")
+    settings = _recipe(full or recipe or "tiny", changes | ({"classes": _names(classes), "agnostic": (), "shrink": {}} if classes else {}))
+    errors = "skip" if skip_bad else "raise"
+    unknown = "skip" if skip_bad else "error"
+    images = open_data(root, settings, missing=missing, errors=errors, unknown=unknown)
+    held = None if val is None else DOTADataset(val, settings.classes, "obb", missing=missing, errors=errors, unknown=unknown)
+    with _bar("annotations") as progress:
+        images.scan(progress)  # what is wrong shows now, not after hours
     trainer = Trainer(settings, images, seed=seed, device=device, workers=workers, pretrained=pretrained)
     if resume:
         trainer.resume(out / "checkpoint.pt")
         _out.print(f"going on at step {trainer.step} of {trainer.total}")
-    with _bar("train") as progress:
-        history = trainer.run(out, progress=progress)
+    with _stopper() as stopped, _bar("train") as progress:
+        history = trainer.run(out, save_every=save_every, progress=progress, stop=stopped)
+    if trainer.step < trainer.total:
+        _out.print(f"stopped at step {trainer.step} of {trainer.total}; the same command with --resume goes on")
+        raise typer.Exit(130)
     last = history[-1]["loss"] if history else float("nan")
     _out.print(
         f"{len(images)} images, {trainer.step} steps, last loss {last:.4f}, {images.skipped} entries left out; {out / 'checkpoint.pt'}"
     )
+    if held is not None:
+        with _bar("evaluate") as progress:
+            found = evaluate(trainer.model, held, settings, progress=progress) | {"skipped": held.skipped}
+        _scores(found, settings.classes)
+        _write(str(out / "evaluation.json"), found)
 
 
 def _images(source: Path) -> list[Path]:
     if source.is_file():
         return [source]
+    if not source.is_dir():
+        raise FileNotFoundError(f"image or folder {source} is missing")
     found = sorted(p for p in source.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"))
     if not found:
         raise FileNotFoundError(f"{source} must hold images, got none")
@@ -133,8 +188,11 @@ def _read_image(path: Path) -> torch.Tensor:
         from PIL import Image
     except ImportError as error:
         raise ImportError("reading images needs pillow: pip install 'ucr-rsar[images]'") from error
-    with Image.open(path) as image:
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
+    try:
+        with Image.open(path) as image:
+            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
+    except OSError as error:
+        raise ValueError(f"image {path} cannot be read: {error}") from None
 
 
 @app.command()
@@ -144,7 +202,7 @@ def predict(
     out: Annotated[Path, typer.Option(help="folder of Task1_<class>.txt, and of pictures/ with --draw")],
     score: Annotated[float, typer.Option(min=0, max=1)] = 0.05,
     pictures: Annotated[bool, typer.Option("--draw", help="draw the boxes on the images")] = False,
-    device: Annotated[str, typer.Option()] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Oriented boxes of images of any size, in the format of the DOTA server."""
     model, recipe = load_detector(checkpoint, device)
@@ -169,12 +227,12 @@ def pseudo(
     out: Annotated[Path, typer.Option(help="folder of the new annotations")],
     unmatched: Annotated[str, typer.Option(help="boxes that no prediction fits: upright or drop")] = "upright",
     min_iou: Annotated[float, typer.Option(min=0.01, max=1)] = 0.5,
-    device: Annotated[str, typer.Option()] = "cpu",
+    device: Device = "cpu",
     skip_bad: Skip = False,
 ) -> None:
     """Turn the horizontal boxes of a data set into oriented ones."""
     model, recipe = load_detector(checkpoint, device)
-    images = DOTADataset(data, recipe.classes, "hbb", errors="skip" if skip_bad else "raise")
+    images = DOTADataset(data, recipe.classes, "hbb", errors="skip" if skip_bad else "raise", unknown="skip" if skip_bad else "error")
     with _bar("pseudo-label") as progress:
         report = pseudo_label(model, images, out, recipe, unmatched=unmatched, min_iou=min_iou, progress=progress)
     fate = "written upright, with difficulty 1" if unmatched == "upright" else "left out"
@@ -187,7 +245,7 @@ def pseudo(
 def convert(
     source: Annotated[Path, typer.Argument()],
     target: Annotated[Path, typer.Argument()],
-    kind: Annotated[str, typer.Option("--from", help=f"one of {', '.join(tools.FORMATS)}")] = "dota",
+    kind: Annotated[str, typer.Option("--from", help=f"one of {', '.join(tools.READABLE)}")] = "dota",
     to: Annotated[str, typer.Option(help=f"one of {', '.join(tools.FORMATS)}")] = "yolo-obb",
     classes: Classes = "",
     images: Annotated[Path | None, typer.Option(help="folder of the images, where their sizes are needed")] = None,
@@ -231,7 +289,7 @@ def validate(
 @app.command()
 def stats(
     source: Annotated[Path, typer.Argument()],
-    kind: Annotated[str, typer.Option("--from", help=f"one of {', '.join(tools.FORMATS)}")] = "dota",
+    kind: Annotated[str, typer.Option("--from", help=f"one of {', '.join(tools.READABLE)}")] = "dota",
     classes: Classes = "",
     images: Annotated[Path | None, typer.Option(help="folder of the images, where their sizes are needed")] = None,
     skip_bad: Skip = False,
@@ -257,7 +315,7 @@ def evaluate_command(
     annotations: Annotated[Path, typer.Argument(help="folder of DOTA annotations; of a checkpoint the data folder")],
     classes: Classes = "",
     mode: Annotated[str, typer.Option(help="11points (mmrotate, RSAR), area or coco")] = "11points",
-    device: Annotated[str, typer.Option()] = "cpu",
+    device: Device = "cpu",
     skip_bad: Skip = False,
     json_to: JsonTo = "",
 ) -> None:
@@ -266,7 +324,7 @@ def evaluate_command(
     if source.is_file():
         model, recipe = load_detector(source, device)
         names = recipe.classes
-        images = DOTADataset(annotations, names, "obb", errors=errors)
+        images = DOTADataset(annotations, names, "obb", errors=errors, unknown="skip" if skip_bad else "error")
         with _bar("evaluate") as progress:
             found = evaluate(model, images, recipe, eval_mode=mode, progress=progress) | {"skipped": images.skipped}
     else:
@@ -310,6 +368,6 @@ def main() -> None:
     """Entry point; what a user got wrong is one line, not a traceback."""
     try:
         app(standalone_mode=True)
-    except (AnnotationError, FileNotFoundError, ValueError, ImportError) as error:
+    except (AnnotationError, OSError, ValueError, ImportError) as error:
         _err.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         raise SystemExit(2) from None

@@ -8,9 +8,15 @@ from torch import Tensor, nn
 
 from geocore._checks import check_option
 from geocore.planar import decode_phase, wrap
+from obbkit import _quick
 from obbkit.coders import check_code, flat_angle, register_coder, wide
 
 __all__ = ["UCRCoder", "UnitCircleLoss"]
+
+
+def _root(square: Tensor) -> Tensor:
+    """Square root with gradient 0 at 0; what is not a number stays so."""
+    return torch.where(square == 0, 0.0, torch.where(square == 0, 1.0, square).sqrt())
 
 
 class UCRCoder(nn.Module):
@@ -69,6 +75,8 @@ class UCRCoder(nn.Module):
             TypeError: If it is not floating.
         """
         a = flat_angle(angle)
+        if _quick.pays(a, a.numel()):
+            return _quick.encode(a, 2 * pi / self.period, *self.columns)
         phi = wide(a) * (2 * pi / self.period)
         code = phi.cos().unsqueeze(-1) * self.cosines.to(phi.dtype) - phi.sin().unsqueeze(-1) * self.sines.to(phi.dtype)
         return code.to(a.dtype)
@@ -84,12 +92,12 @@ class UCRCoder(nn.Module):
         """
         check_code(code, self.m)
         x = wide(code)
+        if _quick.may_run(x):
+            c, s = _quick.project(x.reshape(-1, self.m), *self.columns)
+            return c.reshape(x.shape[:-1]), s.reshape(x.shape[:-1])
         if self.m > 4:
             return (x * self.cosines.to(x.dtype)).sum(-1), -(x * self.sines.to(x.dtype)).sum(-1)
-        c = s = torch.zeros((), dtype=x.dtype, device=x.device)  # so few columns are added up faster one by one than by a reduction
-        for column, cosine, sine in zip(x.unbind(-1), self.columns[0], self.columns[1], strict=True):
-            c, s = c + cosine * column, s - sine * column
-        return c, s
+        return _quick.project_reference(x, *self.columns)  # so few columns are added up faster one by one than by a reduction
 
     def decode(self, code: Float[Tensor, "... m"], keepdim: bool = False) -> Float[Tensor, "..."]:
         """Angles of codes, in ``[-period / 2, period / 2)``.
@@ -101,6 +109,10 @@ class UCRCoder(nn.Module):
         Raises:
             ValueError: If the last dimension is not ``m``.
         """
+        check_code(code, self.m)
+        if _quick.may_run(code):
+            angle = self._decode_quick(code)
+            return angle.unsqueeze(-1) if keepdim else angle
         c, s = self.projections(code)
         angle = wrap(decode_phase(c, s, tol=1e-6 * self.radius2) * (self.period / (2 * pi)), self.period, -self.period / 2)
         if self.invalid_thr > 0:
@@ -108,6 +120,17 @@ class UCRCoder(nn.Module):
             angle = torch.where(square < self.radius2**2 * self.invalid_thr, 0.0, angle)
         angle = angle.to(code.dtype)
         return angle.unsqueeze(-1) if keepdim else angle
+
+    def _decode_quick(self, code: Tensor) -> Tensor:
+        flat = code.detach().reshape(-1, self.m)
+        angle = flat.new_empty(len(flat))
+        for part, into in _quick.pieces(flat, angle):
+            c, s = _quick.project(part, *self.columns)
+            square = c.square().addcmul_(s, s) if self.invalid_thr > 0 else None
+            _quick.read_angle(c, s, self.period, 1e-6 * self.radius2, into)
+            if square is not None:
+                into.masked_fill_(square < self.radius2**2 * self.invalid_thr, 0.0)
+        return angle.reshape(code.shape[:-1])
 
     def amplitude(self, code: Float[Tensor, "... m"]) -> Float[Tensor, "..."]:
         """Distance from the axis in radii of the circle: 1 on it.
@@ -120,8 +143,7 @@ class UCRCoder(nn.Module):
         """
         c, s = self.projections(code)
         square = c.square() + s.square()
-        root = torch.where(square > 0, torch.where(square > 0, square, 1.0).sqrt(), 0.0)
-        return (root / self.radius2).to(code.dtype)
+        return (_root(square) / self.radius2).to(code.dtype)
 
     def restriction(
         self, code: Float[Tensor, "... m"], reduction: str = "mean", form: str = "squared", complement: str = "official"
@@ -148,18 +170,34 @@ class UCRCoder(nn.Module):
         check_option("complement", complement, ("official", "all"))
         check_code(code, self.m)
         x = wide(code)
+        if (complement == "official" or self.m <= 3) and _quick.pays(code, code.numel() // self.m):
+            return self._restriction_quick(code, reduction, form)
         square = x.square().sum(-1)
         if form == "squared":
             value = (square - self.radius2).abs()
         else:
-            length = torch.where(square > 0, torch.where(square > 0, square, 1.0).sqrt(), 0.0)
-            value = (length - sqrt(self.radius2)).abs()
+            value = (_root(square) - sqrt(self.radius2)).abs()
         if self.m > 2:
             value = value + self._off_plane(x, complement)
         value = value.to(code.dtype)
         if reduction == "none":
             return value
         return value.sum() if reduction == "sum" or value.numel() == 0 else value.mean()
+
+    def _restriction_quick(self, code: Tensor, reduction: str, form: str) -> Tensor:
+        flat = code.detach().reshape(-1, self.m)
+        values, squares = flat.new_empty(len(flat)), torch.empty_like(flat[: _quick.PIECE])
+        for part, into in _quick.pieces(flat, values):
+            square = _quick.row_sum(torch.mul(part, part, out=squares[: len(part)]))
+            if form == "squared":
+                torch.sub(square, self.radius2, out=into).abs_()
+            else:
+                torch.sub(square.sqrt_(), sqrt(self.radius2), out=into).abs_()
+            if self.m > 2:
+                into.add_(_quick.row_sum(part).abs_())
+        if reduction == "none":
+            return values.reshape(code.shape[:-1])
+        return values.sum() if reduction == "sum" or values.numel() == 0 else values.mean()
 
     def _off_plane(self, x: Tensor, complement: str) -> Tensor:
         if complement == "official" or self.m == 3:
@@ -218,6 +256,8 @@ class UnitCircleLoss(nn.Module):
             raise ValueError(f"loss_weight must not be negative, got {loss_weight}")
         if not warmup >= 0:
             raise ValueError(f"warmup must not be negative, got {warmup}")
+        if warmup % 1:
+            raise ValueError(f"warmup must be a whole number of steps, got {warmup}; a share of a training is Recipe.warmup")
         self.coder, self.loss_weight, self.form, self.warmup, self.complement = coder, loss_weight, form, warmup, complement
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 

@@ -23,7 +23,7 @@ class H2RBoxHead(RotatedFCOSHead):
     prediction against the turned horizontal box, consistency of an object's angle under the rotation and the flip, and the restriction of
     the code (``UnitCircleLoss``) if the coder is a ``UCRCoder``. With plain targets it is that of full supervision plus the restriction.
 
-    Source: Yu et al., H2RBox-v2, NeurIPS 2023, arXiv 2304.03403; RSAR, CVPR 2025, arXiv 2501.04440.
+    Source: Yu et al., H2RBox-v2, NeurIPS 2023, arXiv 2304.04403; RSAR, CVPR 2025, arXiv 2501.04440.
 
     Args:
         in_channels, num_classes, strides, coder, agnostic: As ``obbkit.models.RotatedFCOSHead``.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -141,6 +142,7 @@ class Trainer:
         stop_at: int | None = None,
         save_every: int = 1000,
         progress: Progress | None = None,
+        stop: Callable[[], bool] | None = None,
     ) -> list[dict[str, float]]:
         """Train to the end, or to a step.
 
@@ -149,6 +151,7 @@ class Trainer:
             stop_at: Step to stop at.
             save_every: Steps between checkpoints; one is written at the end too.
             progress: Called after each step with the steps done, all steps, and the losses.
+            stop: Asked after each step; the training ends there, with a checkpoint, if it says so.
 
         Returns:
             Losses of each step.
@@ -188,6 +191,8 @@ class Trainer:
                     self.save(folder / "checkpoint.pt")
             if progress is not None:
                 progress(self.step, self.total, values)
+            if stop is not None and stop():
+                break
         if folder is not None:
             self.save(folder / "checkpoint.pt")
         return history
@@ -233,7 +238,13 @@ def _read(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} is missing")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise ValueError(f"{path} is no checkpoint: {str(error).splitlines()[0]}") from None
+    if not isinstance(state, dict) or not {"model", "recipe", "step"} <= set(state):
+        raise ValueError(f"{path} must be a checkpoint of this package's Trainer")
+    return state
 
 
 def load_detector(path: str | Path, device: str = "cpu") -> tuple[WeakOrientedDetector, Recipe]:

@@ -5,7 +5,7 @@ A coder has ``encode_size``, ``encode(angle)`` with shapes ``(...)`` or ``(..., 
 """
 
 from collections.abc import Callable
-from math import pi
+from math import cos, pi, sin
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from geocore._checks import check_floating, check_option, check_positive_int
 from geocore.planar import decode_phase, encode_harmonics, wrap
+from obbkit import _quick
 
 __all__ = ["ACMCoder", "AngleCoder", "CSLCoder", "DirectCoder", "PSCCoder", "build_coder", "coder_names", "register_coder"]
 
@@ -129,14 +130,30 @@ class PSCCoder(nn.Module):
         self.num_step, self.dual_freq, self.thr_mod = num_step, dual_freq, thr_mod
         self.encode_size = num_step * (2 if dual_freq else 1)
         self.phases = tuple(2 * pi * k / num_step for k in range(num_step))
+        self.columns = [cos(p) for p in self.phases], [sin(p) for p in self.phases]
 
     def encode(self, angle: Float[Tensor, "..."]) -> Float[Tensor, "... m"]:
         """Shape ``(..., encode_size)``."""
-        return encode_harmonics(flat_angle(angle), (2, 4) if self.dual_freq else 2, self.phases)
+        a = flat_angle(angle)
+        if not _quick.pays(a, a.numel()):
+            return encode_harmonics(a, (2, 4) if self.dual_freq else 2, self.phases)
+        if not self.dual_freq:
+            return _quick.encode(a, 2.0, *self.columns)
+        codes = a.new_empty(a.numel(), self.encode_size)
+        for factor, half in zip((2.0, 4.0), codes.chunk(2, 1), strict=True):
+            _quick.encode(a, factor, *self.columns, out=half)
+        return codes.reshape(*a.shape, self.encode_size)
 
     def decode(self, code: Float[Tensor, "... m"], keepdim: bool = False) -> Float[Tensor, "..."]:
         """Angles in ``[-pi/2, pi/2)``."""
         check_code(code, self.encode_size)
+        if _quick.may_run(code):
+            flat = code.detach().reshape(-1, self.encode_size)
+            angle = flat.new_empty(len(flat))
+            for part, into in _quick.pieces(flat, angle):
+                self._decode_quick(part, into)
+            angle = angle.reshape(code.shape[:-1])
+            return angle.unsqueeze(-1) if keepdim else angle
         x = wide(code)
         first, valid = self._phase(x[..., : self.num_step])
         if self.dual_freq:
@@ -146,9 +163,23 @@ class PSCCoder(nn.Module):
         angle = wrap(torch.where(valid, 0.5 * first, 0.0)).to(code.dtype)
         return angle.unsqueeze(-1) if keepdim else angle
 
+    def _decode_quick(self, code: Tensor, out: Tensor) -> None:
+        """The same of codes ``(n, encode_size)``, for which ``_quick.may_run`` holds."""
+        least = max(self.thr_mod, 1e-12)
+        c, s = _quick.project(code[:, : self.num_step], *self.columns)
+        valid = c.square().addcmul_(s, s) >= least
+        if not self.dual_freq:
+            _quick.read_angle(c, s, pi, 1e-6, out)
+            out.masked_fill_(~valid, 0.0)
+            return
+        fine_c, fine_s = _quick.project(code[:, self.num_step :], *self.columns)
+        fine = fine_c.square().addcmul_(fine_s, fine_s) >= least
+        first, second = decode_phase(c, s, tol=1e-6), 0.5 * decode_phase(fine_c, fine_s, tol=1e-6)
+        first = torch.where(fine, second + pi * torch.round((first - second) / pi), first)
+        out.copy_(wrap(torch.where(valid, 0.5 * first, 0.0)))
+
     def _phase(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        phases = torch.tensor(self.phases, dtype=torch.float64, device=x.device)
-        c, s = (x * phases.cos().to(x.dtype)).sum(-1), -(x * phases.sin().to(x.dtype)).sum(-1)
+        c, s = _quick.project_reference(x, *self.columns)
         square = c.detach().square() + s.detach().square()
         return decode_phase(c, s, tol=1e-6), square >= max(self.thr_mod, 1e-12)
 

@@ -1,4 +1,7 @@
-"""Regression losses of oriented boxes and of their angles. Empty input gives a zero that is connected to the graph."""
+"""Regression losses of oriented boxes and of their angles. Empty input gives a zero that is connected to the graph.
+
+Half precision is computed in float32 and cast back.
+"""
 
 import torch
 from jaxtyping import Bool, Float
@@ -7,6 +10,7 @@ from torch import Tensor
 from geocore import planar
 from geocore._checks import check_option, check_trailing
 from geocore.planar import angle_diff, obb_iou, obb_to_gaussian
+from obbkit.coders import wide
 
 __all__ = [
     "circumscribed_iou_loss",
@@ -25,6 +29,7 @@ __all__ = [
 def _reduce(loss: Tensor, weight: Tensor | None, reduction: str) -> Tensor:
     check_option("reduction", reduction, ("mean", "sum", "none"))
     if weight is not None:
+        weight = wide(weight)
         loss = loss * weight
     if reduction == "none":
         return loss
@@ -42,9 +47,11 @@ def _bounded(distance: Tensor, fun: str | None, tau: float) -> Tensor:
     return 1 - 1 / (tau + distance) if tau >= 1 else distance
 
 
-def _check(pred: Tensor, target: Tensor) -> None:
+def _read(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor, torch.dtype]:
+    """Checked boxes, half precision in float32 (covariances of a few hundred pixels do not fit into float16), and the dtype of the loss."""
     check_trailing("pred", pred, (5,))
     check_trailing("target", target, (5,))
+    return wide(pred), wide(target), torch.promote_types(pred.dtype, target.dtype)
 
 
 def smooth_l1(x: Tensor, beta: float) -> Tensor:
@@ -78,14 +85,14 @@ def gwd_loss(
     Raises:
         ValueError: If a shape or option is wrong.
     """
-    _check(pred, target)
+    pred, target, dtype = _read(pred, target)
     m1, S1 = obb_to_gaussian(pred)
     m2, S2 = obb_to_gaussian(target)
     distance = planar.bures_wasserstein(m1, S1, m2, S2).clamp(min=1e-12).sqrt()
     if normalize:
         area = (pred[..., 2] * pred[..., 3] * target[..., 2] * target[..., 3] / 16).clamp(min=1e-12)
         distance = distance / (2 * area.pow(0.25))
-    return _reduce(_bounded(distance, fun, tau), weight, reduction)
+    return _reduce(_bounded(distance, fun, tau), weight, reduction).to(dtype)
 
 
 def kld_loss(
@@ -111,9 +118,9 @@ def kld_loss(
     Raises:
         ValueError: If a shape or option is wrong.
     """
-    _check(pred, target)
+    pred, target, dtype = _read(pred, target)
     divergence = planar.kl(*obb_to_gaussian(pred), *obb_to_gaussian(target)).clamp(min=1e-12)
-    return _reduce(_bounded(divergence.sqrt() if sqrt else divergence, fun, tau), weight, reduction)
+    return _reduce(_bounded(divergence.sqrt() if sqrt else divergence, fun, tau), weight, reduction).to(dtype)
 
 
 def jd_loss(
@@ -135,10 +142,10 @@ def jd_loss(
     Raises:
         ValueError: If a shape or option is wrong.
     """
-    _check(pred, target)
+    pred, target, dtype = _read(pred, target)
     first, second = obb_to_gaussian(pred), obb_to_gaussian(target)
     divergence = 0.5 * (planar.kl(*first, *second) + planar.kl(*second, *first)).clamp(min=1e-12)
-    return _reduce(_bounded(divergence.sqrt() if sqrt else divergence, fun, tau), weight, reduction)
+    return _reduce(_bounded(divergence.sqrt() if sqrt else divergence, fun, tau), weight, reduction).to(dtype)
 
 
 def kfiou_loss(
@@ -161,7 +168,7 @@ def kfiou_loss(
     Raises:
         ValueError: If a shape or option is wrong.
     """
-    _check(pred, target)
+    pred, target, dtype = _read(pred, target)
     (m1, S1), (m2, S2) = obb_to_gaussian(pred), obb_to_gaussian(target)
     loss = 1 - planar.kfiou(S1, S2)
     if centre_weight:
@@ -170,7 +177,7 @@ def kfiou_loss(
         along, across = c * d[..., 0, 0] + s * d[..., 1, 0], c * d[..., 1, 0] - s * d[..., 0, 0]
         reach = 4 * (along / target[..., 2].clamp(min=1e-6)).square() + 4 * (across / target[..., 3].clamp(min=1e-6)).square()
         loss = loss + centre_weight * torch.log1p(reach)
-    return _reduce(loss, weight, reduction)
+    return _reduce(loss, weight, reduction).to(dtype)
 
 
 def probiou(a: Float[Tensor, "*batch 5"], b: Float[Tensor, "*batch 5"]) -> Float[Tensor, "*batch"]:
@@ -186,7 +193,8 @@ def probiou(a: Float[Tensor, "*batch 5"], b: Float[Tensor, "*batch 5"]) -> Float
     """
     check_trailing("a", a, (5,))
     check_trailing("b", b, (5,))
-    return 1 - planar.hellinger(*obb_to_gaussian(a, "uniform"), *obb_to_gaussian(b, "uniform"))
+    gaussians = obb_to_gaussian(wide(a), "uniform"), obb_to_gaussian(wide(b), "uniform")
+    return (1 - planar.hellinger(*gaussians[0], *gaussians[1])).to(torch.promote_types(a.dtype, b.dtype))
 
 
 def probiou_loss(
@@ -205,8 +213,8 @@ def probiou_loss(
     Raises:
         ValueError: If a shape or option is wrong.
     """
-    _check(pred, target)
-    return _reduce(1 - probiou(pred, target), weight, reduction)
+    pred, target, dtype = _read(pred, target)
+    return _reduce(1 - probiou(pred, target), weight, reduction).to(dtype)
 
 
 def rotated_iou_loss(
@@ -227,10 +235,10 @@ def rotated_iou_loss(
     Raises:
         ValueError: If a shape or option is wrong.
     """
-    _check(pred, target)
+    pred, target, dtype = _read(pred, target)
     check_option("mode", mode, ("log", "linear"))
     iou = obb_iou(pred, target)
-    return _reduce(1 - iou if mode == "linear" else -iou.clamp(min=1e-6).log(), weight, reduction)
+    return _reduce(1 - iou if mode == "linear" else -iou.clamp(min=1e-6).log(), weight, reduction).to(dtype)
 
 
 def circumscribed_iou_loss(
@@ -245,7 +253,7 @@ def circumscribed_iou_loss(
     In the frame of the target the prediction is replaced by the box around it; the loss is ``-log IoU`` of the two. The predicted angle is
     a constant here: sizes learn from it, it does not learn from sizes.
 
-    Source: Yu et al., H2RBox-v2, NeurIPS 2023, arXiv 2304.03403, section 3.3.
+    Source: Yu et al., H2RBox-v2, NeurIPS 2023, arXiv 2304.04403, section 3.3.
 
     Args:
         pred: Boxes.
@@ -255,7 +263,7 @@ def circumscribed_iou_loss(
     Raises:
         ValueError: If a shape or option is wrong.
     """
-    _check(pred, target)
+    pred, target, dtype = _read(pred, target)
     turn = (pred[..., 4] - target[..., 4]).detach()
     c, s = turn.cos().abs(), turn.sin().abs()
     w, h = pred[..., 2] * c + pred[..., 3] * s, pred[..., 2] * s + pred[..., 3] * c
@@ -270,7 +278,7 @@ def circumscribed_iou_loss(
     inter = shared(x, w, tw) * shared(y, h, th)
     union = w * h + tw * th - inter
     iou = torch.where(union > 0, inter / torch.where(union > 0, union, 1.0), 0.0)
-    return _reduce(-iou.clamp(min=1e-6).log(), weight, reduction)
+    return _reduce(-iou.clamp(min=1e-6).log(), weight, reduction).to(dtype)
 
 
 def symmetry_consistency(
@@ -286,7 +294,7 @@ def symmetry_consistency(
 
     ``mean SmoothL1(snap(a_ori - a_rot + rot)) + flip_weight mean SmoothL1(snap(a_ori + a_flip))``, ``snap`` to ``[-pi/2, pi/2)``.
 
-    Source: Yu et al., H2RBox-v2, NeurIPS 2023, arXiv 2304.03403, section 3.2.
+    Source: Yu et al., H2RBox-v2, NeurIPS 2023, arXiv 2304.04403, section 3.2.
 
     Args:
         a_ori, a_rot, a_flip: Decoded angles of each object.

@@ -12,6 +12,7 @@ from geocore.planar import obb_iou_matrix
 
 __all__ = ["COCO_THRESHOLDS", "RotatedMAP", "average_precision"]
 
+WHOLE = 1 << 16
 COCO_THRESHOLDS = tuple(round(0.5 + 0.05 * k, 2) for k in range(10))
 
 
@@ -96,14 +97,21 @@ class RotatedMAP:
             gt, gt_labels = self._read(f"targets[{i}]", target, ("boxes", "labels"))
             ignore = torch.as_tensor(target.get("ignore", torch.zeros(len(gt)))).bool().cpu().numpy()
             self.images += 1
-            for c in set(labels.tolist()) | set(gt_labels.tolist()):
-                dets, objects = labels == c, gt_labels == c
-                order = np.argsort(-scores[dets].numpy(), kind="stable")
-                self._objects[c] += int((~ignore[objects.numpy()]).sum())
-                if len(order):
-                    iou = obb_iou_matrix(boxes[dets][torch.from_numpy(order)], gt[objects]).numpy()
-                    verdict = self._judge(iou, ignore[objects.numpy()])
-                    self._found[c].append((scores[dets].numpy()[order], verdict))
+            self._count(boxes, scores.numpy(), labels.numpy(), gt, gt_labels.numpy(), ignore)
+
+    def _count(self, boxes: Tensor, scores: np.ndarray, labels: np.ndarray, gt: Tensor, gt_labels: np.ndarray, ignore: np.ndarray) -> None:
+        """Add one image: one matrix of overlaps for all of its classes, if it is small, or one a class."""
+        order = np.argsort(-scores, kind="stable")
+        scores, labels, boxes = scores[order], labels[order], boxes[torch.from_numpy(order)]
+        whole = obb_iou_matrix(boxes, gt).numpy() if len(boxes) * len(gt) <= WHOLE else None
+        self._objects += np.bincount(gt_labels[~ignore], minlength=self.num_classes)
+        for c in np.unique(labels).tolist():
+            dets, objects = np.flatnonzero(labels == c), np.flatnonzero(gt_labels == c)
+            if whole is None:
+                iou = obb_iou_matrix(boxes[torch.from_numpy(dets)], gt[torch.from_numpy(objects)]).numpy()
+            else:
+                iou = whole[np.ix_(dets, objects)]
+            self._found[c].append((scores[dets], self._judge(iou, ignore[objects])))
 
     def compute(self) -> dict[str, Any]:
         """``mAP`` (mean over classes and thresholds), ``AP50``, ``AP75`` (NaN if not among the thresholds), and ``per_class``.
@@ -196,34 +204,36 @@ class RotatedMAP:
 
     def _judge(self, iou: np.ndarray, ignore: np.ndarray) -> np.ndarray:
         """For detections in order of score and each threshold: 1 true, 0 false, -1 not counted; int8 ``(dets, thresholds)``."""
-        out = np.zeros((len(iou), len(self.iou_thrs)), dtype=np.int8)
-        if iou.shape[1] == 0:
-            return out
+        thresholds = np.asarray(self.iou_thrs, dtype=iou.dtype)
+        if iou.shape[1] == 0 or len(iou) == 0:
+            return np.zeros((len(iou), len(thresholds)), dtype=np.int8)
         if self.eval_mode == "coco":
-            for k, threshold in enumerate(self.iou_thrs):
-                self._judge_coco(iou, ignore, threshold, out[:, k])
-            return out
+            return self._judge_coco(iou, ignore, thresholds)
         best = iou.argmax(1)
-        overlap = iou[np.arange(len(iou)), best]
-        for k, threshold in enumerate(self.iou_thrs):
-            claims = np.flatnonzero(overlap >= threshold)
-            out[claims[ignore[best[claims]]], k] = -1
-            claims = claims[~ignore[best[claims]]]
-            _, first = np.unique(best[claims], return_index=True)
-            out[claims[first], k] = 1
-        return out
+        ranks = np.argsort(np.argsort(thresholds, kind="stable"), kind="stable")
+        level = np.searchsorted(np.sort(thresholds), iou[np.arange(len(iou)), best], side="right")  # how many thresholds each one passes
+        by_object = np.argsort(best, kind="stable")
+        shifted = level[by_object] + (len(thresholds) + 1) * best[by_object]  # so that one running maximum serves all objects
+        before = np.maximum.accumulate(np.concatenate([[-1], shifted[:-1]])) - (len(thresholds) + 1) * best[by_object]
+        earlier = np.empty_like(level)
+        earlier[by_object] = before  # the most that an earlier claim on the same object passes; below 1 if none did
+        claims = level[:, None] > ranks
+        return np.where(claims & ignore[best][:, None], -1, claims & (earlier[:, None] <= ranks)).astype(np.int8)
 
     @staticmethod
-    def _judge_coco(iou: np.ndarray, ignore: np.ndarray, threshold: float, out: np.ndarray) -> None:
-        free = ~ignore
-        for d, row in enumerate(iou):
-            own = np.where(free, row, -1.0)
-            g = int(own.argmax())
-            if own[g] >= threshold:
-                free[g] = False
-                out[d] = 1
-            elif ignore.any() and row[ignore].max() >= threshold:
-                out[d] = -1
+    def _judge_coco(iou: np.ndarray, ignore: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+        out = np.zeros((len(iou), len(thresholds)), dtype=np.int8)
+        free = np.repeat(~ignore[:, None], len(thresholds), 1)
+        columns = np.arange(len(thresholds))
+        for d in np.flatnonzero(iou.max(1) >= thresholds.min()):
+            own = np.where(free, iou[d][:, None], -1.0)
+            g = own.argmax(0)
+            hit = own[g, columns] >= thresholds
+            free[g[hit], columns[hit]] = False
+            out[d, hit] = 1
+            if ignore.any():
+                out[d, ~hit & (iou[d][ignore].max() >= thresholds)] = -1
+        return out
 
     def _curve(self, c: int) -> list[float]:
         if not self._found[c]:

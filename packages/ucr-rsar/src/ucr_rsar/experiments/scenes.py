@@ -1,6 +1,7 @@
 """A detector trained on horizontal boxes of ships over photographs: what it finds, how well, and where its codes are.
 
-``python -m ucr_rsar.experiments.scenes [--coders ucr3,psc3] [--epochs 14] [--pictures DIR] [--json F]``
+``python -m ucr_rsar.experiments.scenes [--coders ucr3,ucr3-paper,psc3] [--epochs 14] [--seeds 0,1,2] [--pictures DIR] [--json F]``;
+``--full`` trains for 60 epochs on 4,000 scenes. ``ucr3-paper`` has the paper's invalid zone and no warm-up.
 """
 
 import argparse
@@ -148,41 +149,51 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ucr_rsar.draw import draw_boxes, save_image
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--coders", default="ucr3,psc3")
-    parser.add_argument("--epochs", type=int, default=14)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--train", type=int, default=400)
+    parser.add_argument("--coders", default="ucr3,ucr3-paper,psc3")
+    parser.add_argument("--full", action="store_true", help="the long version: 60 epochs, 4,000 scenes; hours on a CPU")
+    parser.add_argument("--epochs", type=int, help="14, or 60 with --full")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--train", type=int, help="scenes: 400, or 4,000 with --full")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--waves", action="store_true", help="waves as backgrounds instead of photographs")
     parser.add_argument("--pictures", type=Path)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(argv)
     console = Console(stderr=True)
-    recipe = dataclasses.replace(MINIATURE, epochs=options.epochs, milestones=(max(options.epochs * 5 // 6, 1),))
+    epochs = options.epochs or (60 if options.full else 14)
+    train = options.train or (4000 if options.full else 400)
+    seeds = [int(seed) for seed in options.seeds.split(",")]
     rows: list[dict[str, Any]] = []
-    numbers: dict[str, float] = {}
-    for coder in options.coders.split(","):
-        outcome = run(
-            coder,
-            recipe=recipe,
-            train=options.train,
-            real=not options.waves,
-            seed=options.seed,
-            progress=lambda done, text: console.print(f"{done:4.0%} {text}"),
-        )
-        numbers = outcome.numbers
-        rows.append({"name": coder, "values": list(numbers.values())})
-        Console().print(coder, {k: round(v, 3) for k, v in numbers.items()} | horizontal_as_oriented(outcome.targets))
-        for k in range(min(10, len(outcome.images)) if options.pictures else 0):
-            picture = draw_boxes(outcome.images[k], outcome.found[k], truth=outcome.targets[k], scale=4.0)
-            save_image(options.pictures / coder / f"{k}.png", picture)
+    columns: list[str] = []
+    for name in options.coders.split(","):
+        coder, paper = name.removesuffix("-paper"), name.endswith("-paper")
+        recipe = dataclasses.replace(MINIATURE, epochs=epochs, milestones=(max(epochs * 5 // 6, 1),))
+        if paper:
+            recipe = dataclasses.replace(recipe, warmup=0.0, invalid_thr=0.2)
+        for seed in seeds:
+            outcome = run(
+                coder,
+                recipe=recipe,
+                train=train,
+                real=not options.waves,
+                seed=seed,
+                device=options.device,
+                progress=lambda done, text, seed=seed: console.print(f"{done:4.0%} {text}, seed {seed}"),
+            )
+            columns = list(outcome.numbers)
+            rows.append({"name": f"{name}, seed {seed}", "values": list(outcome.numbers.values())})
+            Console().print(name, seed, {k: round(v, 3) for k, v in outcome.numbers.items()} | horizontal_as_oriented(outcome.targets))
+            for k in range(min(10, len(outcome.images)) if options.pictures else 0):
+                picture = draw_boxes(outcome.images[k], outcome.found[k], truth=outcome.targets[k], scale=4.0)
+                save_image(options.pictures / name / str(seed) / f"{k}.png", picture)
     if options.json:
-        steps = options.epochs * -(-options.train // recipe.batch)
+        steps = epochs * -(-train // MINIATURE.batch)
         document = {
-            "command": f"python -m ucr_rsar.experiments.scenes --epochs {options.epochs} --seed {options.seed}",
+            "command": f"python -m ucr_rsar.experiments.scenes --epochs {epochs} --train {train} --seeds {options.seeds}",
             "environment": environment(),
             "packages": ["geocore"],
-            "units": f"average precision (area), angle error in degrees, share of ships found; {steps} steps, one seed",
-            "columns": list(numbers),
+            "units": f"average precision (area), angle error in degrees, share of ships found; {steps} steps",
+            "columns": columns,
             "rows": rows,
         }
         options.json.parent.mkdir(parents=True, exist_ok=True)

@@ -64,13 +64,15 @@ def validate(
         progress: Called after each file.
 
     Raises:
-        FileNotFoundError: If a folder is missing.
+        FileNotFoundError: If a folder is missing, or holds no annotations.
     """
     folder = Path(annotations)
     if not folder.is_dir():
         raise FileNotFoundError(f"annotation folder {folder} is missing")
     sizes = image_sizes(images) if images is not None else None
     paths = sorted(folder.glob("*.txt"))
+    if not paths:
+        raise FileNotFoundError(f"annotation folder {folder} must hold .txt files, got none")
     problems: list[Problem] = []
     for k, path in enumerate(paths):
         bad, found, lines = _file_problems(path, classes)

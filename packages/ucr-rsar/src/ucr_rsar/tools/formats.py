@@ -12,13 +12,15 @@ from torch import Tensor
 
 from geocore import planar
 from geocore._checks import check_option
-from obbkit.data import AnnotationError, read_dota_txt, to_coco, to_yolo_obb, write_dota_txt
+from obbkit.data import AnnotationError, read_dior_xml, read_dota_txt, to_coco, to_yolo_obb, write_dota_txt
 
-__all__ = ["FORMATS", "Labels", "convert", "image_sizes", "read_labels", "write_labels"]
+__all__ = ["FORMATS", "READABLE", "Labels", "convert", "image_sizes", "read_labels", "write_labels"]
 
 FORMATS = ("dota", "yolo-obb", "yolo", "xyxy", "coco")
+READABLE = (*FORMATS, "dior")
 """``dota``: corners and class; ``yolo-obb``: class and relative corners; ``yolo``: class and relative horizontal box; ``xyxy``: horizontal
-box in pixels and class; ``coco``: one JSON file, oriented where it has ``rbox`` or a quadrilateral ``segmentation``."""
+box in pixels and class; ``coco``: one JSON file, oriented where it has ``rbox`` or a quadrilateral ``segmentation``; to read
+only ``dior``: XML with ``robndbox``, as DIOR-R has."""
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 
 
@@ -211,7 +213,7 @@ def read_labels(
 
     Args:
         source: Folder of text files, or the JSON file of ``"coco"``.
-        kind: One of ``FORMATS``.
+        kind: One of ``READABLE``.
         classes: Names; needed for ``"yolo"`` and ``"yolo-obb"``, which have numbers.
         images: Folder of the images, or their heights and widths; needed for the same two.
         errors: ``"raise"``, or ``"skip"`` bad entries and count them.
@@ -221,7 +223,7 @@ def read_labels(
         AnnotationError: For a bad entry; the message names file and line.
         ValueError: If an option is unknown or missing.
     """
-    check_option("kind", kind, FORMATS)
+    check_option("kind", kind, READABLE)
     check_option("errors", errors, ("raise", "skip"))
     source = Path(source)
     if kind == "coco":
@@ -233,19 +235,22 @@ def read_labels(
         raise ValueError(f"classes and images must be given for {kind!r}, whose files have neither names nor pixels")
     sizes = dict(images) if isinstance(images, Mapping) else image_sizes(images) if images is not None else {}
     out = {}
-    for path in sorted(source.glob("*.txt")):
+    suffix = "xml" if kind == "dior" else "txt"
+    for path in sorted(source.glob(f"*.{suffix}")):
         if path.stem == "classes":
             continue
         if relative and path.stem not in sizes:
             raise FileNotFoundError(f"image of {path} is missing, so that its size is not known")
         size = sizes.get(path.stem)
-        if kind == "dota":
-            found = read_dota_txt(path, errors=errors)
+        if kind in ("dota", "dior"):
+            found = (read_dota_txt if kind == "dota" else read_dior_xml)(path, errors=errors)
             labels = Labels(found.polygons, found.names, found.difficulty.tolist(), skipped=found.skipped, size=size)
         else:
             labels = _read_text(path, kind, classes, size or (1, 1), errors)
             labels.size = size
         out[path.stem] = labels
+    if not out:
+        raise FileNotFoundError(f"annotation folder {source} must hold .{suffix} files, got none")
     return out
 
 

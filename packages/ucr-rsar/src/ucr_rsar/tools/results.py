@@ -38,7 +38,7 @@ def read_results(folder: str | Path, classes: Sequence[str], *, errors: str = "r
         path = Path(folder) / f"Task1_{name}.txt"
         if not path.is_file():
             raise FileNotFoundError(f"result file {path} is missing; a class without detections has an empty file")
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
             columns = line.split()
             if not columns:
                 continue
@@ -98,6 +98,8 @@ def evaluate_results(
         raise FileNotFoundError(f"annotation folder {folder} is missing")
     found, skipped = read_results(results, classes, errors=errors)
     paths = sorted(folder.glob("*.txt"))
+    if not paths:
+        raise FileNotFoundError(f"annotation folder {folder} must hold .txt files, got none")
     stray = sorted(set(found) - {path.stem for path in paths})
     if stray:
         raise ValueError(f"results must be on the images of {folder}, but {len(stray)} are on others, the first on {stray[0]!r}")

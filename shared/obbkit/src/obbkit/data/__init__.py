@@ -1,6 +1,7 @@
 """Annotation files and image folders of oriented-box data sets, tiles, and exports."""
 
 from obbkit.data.datasets import RSAR_CLASSES, DOTADataset, RSARDataset, collate
+from obbkit.data.dior import read_dior_xml
 from obbkit.data.dota import AnnotationError, Annotations, read_dota_txt, scan_dota_txt, write_dota_results, write_dota_txt
 from obbkit.data.export import read_yolo_obb, to_coco, to_yolo_obb
 from obbkit.data.scenes import ship_scenes
@@ -15,6 +16,7 @@ __all__ = [
     "Tile",
     "collate",
     "merge_tiles",
+    "read_dior_xml",
     "read_dota_txt",
     "read_yolo_obb",
     "scan_dota_txt",

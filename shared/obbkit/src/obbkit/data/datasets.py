@@ -1,6 +1,6 @@
 """Image folders with DOTA annotations."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from geocore._checks import check_option
 from geocore.planar import canonicalize, min_area_rect
-from obbkit.data.dota import AnnotationError, read_dota_txt
+from obbkit.data.dota import AnnotationError, scan_dota_txt
 
 __all__ = ["RSAR_CLASSES", "DOTADataset", "RSARDataset", "collate"]
 
@@ -59,7 +59,7 @@ class DOTADataset(Dataset[tuple[Tensor, dict[str, Any]]]):
         self.root, self.classes = Path(root), tuple(classes)
         self.supervision, self.difficulty_max, self.missing = supervision, difficulty_max, missing
         self.unknown, self.errors = unknown, errors
-        self.skipped = 0
+        self._skipped: dict[int, int] = {}
         images = self._folder(_IMAGES)
         self.labels = self._folder(_LABELS)
         self.images = sorted(p for p in images.iterdir() if p.suffix.lower() in _SUFFIXES)
@@ -83,6 +83,29 @@ class DOTADataset(Dataset[tuple[Tensor, dict[str, Any]]]):
                 return self.root / name
         raise FileNotFoundError(f"{self.root} must hold one of the folders {', '.join(names)}")
 
+    @property
+    def skipped(self) -> int:
+        """Entries left out of the annotations read so far, in this process; each image counts once."""
+        return sum(self._skipped.values())
+
+    def scan(self, progress: Callable[[int, int], None] | None = None) -> int:
+        """Read all annotations, so that what is wrong shows before a training and not in the middle of it.
+
+        Args:
+            progress: Called with the files read and all.
+
+        Returns:
+            Number of entries left out.
+
+        Raises:
+            AnnotationError: As ``target``.
+        """
+        for index in range(len(self)):
+            self.target(index)
+            if progress is not None:
+                progress(index + 1, len(self))
+        return self.skipped
+
     def __len__(self) -> int:
         return len(self.images)
 
@@ -91,13 +114,22 @@ class DOTADataset(Dataset[tuple[Tensor, dict[str, Any]]]):
         return self.image(index), self.target(index)
 
     def image(self, index: int) -> Tensor:
-        """The image alone."""
+        """The image alone.
+
+        Raises:
+            ValueError: If the file is no image, or cut off.
+        """
         try:
             from PIL import Image
         except ImportError as error:
             raise ImportError("reading images needs pillow: pip install 'obbkit[images]'") from error
-        with Image.open(self.images[index]) as image:
-            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
+        try:
+            with Image.open(self.images[index]) as image:
+                return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise ValueError(f"image {self.images[index]} cannot be read: {error}") from None
 
     def target(self, index: int) -> dict[str, Any]:
         """The objects alone.
@@ -109,16 +141,16 @@ class DOTADataset(Dataset[tuple[Tensor, dict[str, Any]]]):
         path = self.labels / f"{name}.txt"
         if not path.is_file():
             return self._empty(name)
-        found = read_dota_txt(path, errors=self.errors)
-        self.skipped += found.skipped
+        found, lines, problems = scan_dota_txt(path)
+        if problems and self.errors == "raise":
+            raise AnnotationError(f"{path}, line {problems[0][0]}: {problems[0][1]}")
         keep = []
         for i, label in enumerate(found.names):
             if label in self.classes:
                 keep.append(i)
             elif self.unknown == "error":
-                raise AnnotationError(f"{path}: class {label!r} is not one of {', '.join(self.classes)}")
-            else:
-                self.skipped += 1
+                raise AnnotationError(f"{path}, line {lines[i]}: class {label!r} is not one of {', '.join(self.classes)}")
+        self._skipped[index] = len(problems) + len(found.names) - len(keep)
         if not keep:
             return self._empty(name)
         polygons = found.polygons[keep]
