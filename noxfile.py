@@ -104,8 +104,8 @@ def pytest(session: nox.Session, label: str, *arguments: str) -> None:
 
 @nox.session(default=False)
 def build(session: nox.Session) -> None:
-    """Build the wheel of every package into dist/, in one process."""
-    install(session, "hatchling")
+    """Build the wheel of every package into dist/, in one process; geocore-cuda is compiled against the headers of torch."""
+    install(session, "hatchling", "torch")
     session.run("python", str(ROOT / "scripts" / "build_wheels.py"), "--out", str(DIST))
 
 

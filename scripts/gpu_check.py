@@ -22,14 +22,25 @@ def homes() -> list[Path]:
     return [p.parent for folder in ("shared", "packages") for p in sorted((ROOT / folder).glob("*/pyproject.toml"))]
 
 
-def run(command: list[str], where: Path, log: Path) -> int:
+def run(command: list[str], where: Path, log: Path, extra: dict[str, str] | None = None) -> int:
     """Run a command with the sources on the path; its output goes to a file, its end to the terminal on failure."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(home / "src") for home in homes())}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(home / "src") for home in homes()), **(extra or {})}
     with log.open("w", encoding="utf-8") as stream:
         code = subprocess.run(command, check=False, cwd=where, env=environment, stdout=stream, stderr=subprocess.STDOUT).returncode
     if code:
         print("\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-25:]), flush=True)
     return code
+
+
+def compile_kernels(out: Path) -> dict:
+    """Compile geocore-cuda for this device into its source folder, where geocore finds it."""
+    home = ROOT / "shared" / "geocore-cuda"
+    if not home.is_dir():
+        return {"package": "geocore-cuda", "exit_code": 0, "built": None}
+    environment = {"GEOCORE_CUDA_BUILD": "cuda", "GEOCORE_CUDA_ARCHS": os.environ.get("GEOCORE_CUDA_ARCHS", "native")}
+    code = run([sys.executable, str(home / "compile_kernels.py")], home, out / "compile.log", environment)
+    facts = home / "src" / "geocore_cuda" / "_build.json"
+    return {"package": "geocore-cuda", "exit_code": code, "built": None if code else json.loads(facts.read_text(encoding="utf-8"))}
 
 
 def test(home: Path, out: Path) -> dict:
@@ -68,7 +79,9 @@ def main() -> int:
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     chosen = [home for home in homes() if not options.packages or home.name in options.packages]
+    compiled = compile_kernels(out)
     document = {
+        "kernels": compiled,
         "device": torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
@@ -77,7 +90,8 @@ def main() -> int:
         "tests": [test(home, out) for home in chosen],
         "benchmarks": [bench(home, s, out, options.quick) for home in chosen for s in sorted((home / "benchmarks").glob("bench_*.py"))],
     }
-    lines = [f"{document['device']}, torch {document['torch']}, CUDA {document['cuda']}, {document['date']}", ""]
+    kernels = "compiled for this device" if compiled["built"] else f"not compiled (exit code {compiled['exit_code']})"
+    lines = [f"{document['device']}, torch {document['torch']}, CUDA {document['cuda']}, {document['date']}", f"kernels: {kernels}", ""]
     for row in document["tests"]:
         passed = row["tests"] - row["failures"] - row["errors"] - row["skipped"]
         lines.append(f"tests {row['package']}: {passed} passed, {row['failures'] + row['errors']} failed, {row['skipped']} skipped")
@@ -91,7 +105,7 @@ def main() -> int:
     (out / "gpu.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     (out / "gpu.txt").write_text(text, encoding="utf-8")
     print(text)
-    return 1 if any(row["exit_code"] for row in [*document["tests"], *document["benchmarks"]]) else 0
+    return 1 if any(row["exit_code"] for row in [compiled, *document["tests"], *document["benchmarks"]]) else 0
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""When a hand-written gradient may run, and the one matrix exponential that everything else is checked against."""
+"""When a hand-written gradient may run, and the decompositions and the exponential of small matrices that every room shares."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["matrix_exp", "needs_composable"]
+from geocore import _ops
+
+__all__ = ["eigh", "eigvalsh", "matrix_exp", "needs_composable"]
 
 
 def needs_composable() -> bool:
@@ -17,11 +19,61 @@ def needs_composable() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
-def matrix_exp(A: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
-    """``torch.matrix_exp`` without its two traps: it is never given a single matrix and never strided memory.
+def _count(A: Tensor) -> int | None:
+    return None if torch.compiler.is_compiling() else A.shape[:-2].numel()
 
-    For one float64 matrix of norm 0.01 to 0.05 torch takes a Taylor polynomial of too low degree (error up to 1e4 eps).
+
+def _eigh_gradient(inputs: tuple[Tensor], outputs: tuple[Tensor, ...], grads: tuple[Tensor, ...]) -> tuple[Tensor]:
+    """``V (diag(g_l) + skew(V^T g_V) / (l_j - l_i)) V^T``, that of ``torch.linalg.eigh``: not finite for vectors of equal eigenvalues."""
+    del inputs
+    (values, V), (g_values, g_V) = outputs, grads
+    gaps = values[..., None, :] - values[..., :, None] + torch.eye(V.shape[-1], dtype=V.dtype, device=V.device)
+    turned = V.mT @ g_V
+    turned = (turned - turned.mT) / 2
+    # Where only the eigenvalues are differentiated, equal ones do no harm.
+    core = torch.where(turned == 0, turned, turned / gaps) + torch.diag_embed(g_values)
+    return (V @ core @ V.mT,)
+
+
+def _eigh_reference(A: Tensor) -> tuple[Tensor, Tensor]:
+    values, vectors = torch.linalg.eigh(A)
+    return values.contiguous(), vectors.contiguous()
+
+
+_ops.define(
+    "sym_eig",
+    "(Tensor A) -> (Tensor, Tensor)",
+    _eigh_reference,
+    lambda A: (A.new_empty(A.shape[:-1]), A.new_empty(A.shape)),
+    backward=_eigh_gradient,
+)
+
+
+def eigh(A: Float[Tensor, "*batch n n"]) -> tuple[Float[Tensor, "*batch n"], Float[Tensor, "*batch n n"]]:
+    """``torch.linalg.eigh`` of real symmetric matrices, by a kernel where that is faster; only the lower triangle is read.
+
+    The kernel gives NaN for a matrix that is not finite, where LAPACK raises.
+
+    Args:
+        A: Shape ``(..., n, n)``, float32 or float64.
+
+    Returns:
+        Eigenvalues, ascending, and eigenvectors in columns: shapes ``(..., n)`` and ``(..., n, n)``.
     """
+    if _ops.kernel_may_run("sym_eig", A, size=A.shape[-1], count=_count(A)):
+        return torch.ops.geocore.sym_eig(A)
+    values, vectors = torch.linalg.eigh(A)
+    return values, vectors
+
+
+def eigvalsh(A: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n"]:
+    """The eigenvalues alone, as ``torch.linalg.eigvalsh``."""
+    if _ops.kernel_may_run("sym_eig", A, size=A.shape[-1], count=_count(A)):
+        return torch.ops.geocore.sym_eig(A)[0]
+    return torch.linalg.eigvalsh(A)
+
+
+def _plain_exp(A: Tensor) -> Tensor:
     n = A.shape[-1]
     count = 1
     for size in A.shape[:-2]:
@@ -30,3 +82,39 @@ def matrix_exp(A: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
     if count == 1:
         return torch.matrix_exp(flat.expand(2, n, n).contiguous())[0].reshape(A.shape)
     return torch.matrix_exp(flat.contiguous()).reshape(A.shape)
+
+
+def _exp_back(A: Tensor, g: Tensor) -> Tensor:
+    """Derivative of the exponential at ``A^T`` along ``g``: the upper right block of that of ``[[A^T, g], [0, A^T]]``; differentiable."""
+    n = A.shape[-1]
+    unit = g.detach().abs().amax((-2, -1), keepdim=True)  # a large ``g`` would cost the exponential its accuracy
+    unit = torch.where(unit > 0, unit, 1.0)
+    top = torch.cat([A.mT, g / unit], -1)
+    return unit * matrix_exp(torch.cat([top, torch.cat([torch.zeros_like(A), A.mT], -1)], -2))[..., :n, n:]
+
+
+def _exp_gradient(inputs: tuple[Tensor], outputs: tuple[Tensor, ...], grads: tuple[Tensor, ...]) -> tuple[Tensor]:
+    del outputs
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return (_exp_back(inputs[0], grads[0]),)
+    return (torch.ops.geocore.small_expm_backward(inputs[0], grads[0]),)
+
+
+def _like(A: Tensor, *others: Tensor) -> Tensor:
+    del others
+    return A.new_empty(A.shape)
+
+
+_ops.define("small_expm", "(Tensor A) -> Tensor", _plain_exp, _like, backward=_exp_gradient)
+_ops.define("small_expm_backward", "(Tensor A, Tensor g) -> Tensor", _exp_back, _like, differentiable=False)
+
+
+def matrix_exp(A: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
+    """The matrix exponential, by a kernel where that is faster and otherwise by ``torch.matrix_exp`` without its two traps.
+
+    Those are a single matrix and strided memory: for one float64 matrix of norm 0.01 to 0.05 torch takes a Taylor polynomial of too
+    low degree (error up to 1e4 eps). The kernel gives NaN for a matrix that is not finite.
+    """
+    if _ops.kernel_may_run("small_expm", A, size=A.shape[-1], count=_count(A)):
+        return torch.ops.geocore.small_expm(A)
+    return _plain_exp(A)

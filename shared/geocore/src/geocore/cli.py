@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from geocore import demo as protocol
+from geocore._kernel_table import describe
 from geocore._ops import kernel_status
 from geocore.demo import _page, _text
 
@@ -73,7 +74,11 @@ def _info() -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "cuda": f"CUDA {torch.version.cuda}" if cuda else ("no CUDA device" if torch.version.cuda else "torch is a CPU build"),
         "threads": torch.get_num_threads(),
-        "kernels": {"found": kernels.found, "reason": kernels.reason, "by_device": kernels.kernels},
+        "kernels": {
+            "found": kernels.found,
+            "reason": kernels.reason,
+            "by_device": {device: {name: describe(name, device) for name in names} for device, names in kernels.kernels.items()},
+        },
         "methods": {m.name: m.version for m in protocol.installed_methods()},
     }
 
@@ -96,8 +101,10 @@ def info(
     table.add_row("device", f"{facts['device']} ({facts['cuda']}), {facts['threads']} threads")
     kernels = facts["kernels"]
     table.add_row("kernels", ("found: " if kernels["found"] else "none: ") + kernels["reason"])
-    for device, names in kernels["by_device"].items():
-        table.add_row("", f"{device}: {', '.join(names)}")
+    for device, rows in kernels["by_device"].items():
+        for name, text in rows.items():
+            if not name.endswith("_backward"):
+                table.add_row(device, f"{name}: {text}")
     table.add_row("methods", ", ".join(f"{n} {v}" for n, v in facts["methods"].items()) or "none installed")
     _out.print(table)
 

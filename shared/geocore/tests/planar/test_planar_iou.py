@@ -197,6 +197,19 @@ def test_disjoint_and_empty_boxes_are_exactly_zero(dtype):
         assert torch.autograd.grad(value.sum(), x)[0].isfinite().all()
 
 
+@pytest.mark.parametrize("place", range(5))
+def test_a_number_that_is_not_one_gives_nan_for_that_pair_only(place):
+    """Also where the rest of the box is far from the other, so that an axis separates them."""
+    a, b = boxes(8), boxes(8, seed=1)
+    b[:4, 0] += 1e3
+    wanted = planar.obb_intersection_area(a, b)
+    bad = a.clone()
+    bad[::2, place] = torch.nan
+    for found in (planar.obb_intersection_area(bad, b), planar.obb_intersection_area(b, bad)):
+        assert found[::2].isnan().all()
+        assert torch.allclose(found[1::2], wanted[1::2], rtol=1e-12)
+
+
 @pytest.mark.parametrize("mode", ["iou", "iof", "giou", "diou"])
 @pytest.mark.parametrize("enclosing", ["hull", "aabb"])
 def test_derivatives(mode, enclosing):

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from scipy.spatial.transform import Rotation
 
 from geocore import so3
+from geocore._ops import without_kernels
 from geocore.so3._algebra import exp_reference, log_reference
 from geocore.testing import ANGLES, assert_finite, check_derivatives, max_error_eps
 from geocore.testing.strategies import rotation_vectors
@@ -78,8 +79,9 @@ def test_hat_and_vee(rng):
 
 def test_references_are_the_functions(rng):
     w = torch.randn(7, 3, generator=rng)
-    assert torch.equal(so3.exp(w), exp_reference(w))
-    assert torch.equal(so3.log(so3.exp(w)), log_reference(so3.exp(w)))
+    with without_kernels():
+        assert torch.equal(so3.exp(w), exp_reference(w))
+        assert torch.equal(so3.log(so3.exp(w)), log_reference(so3.exp(w)))
     assert torch.equal(so3.rotvec_to_matrix(w), so3.exp(w))
     assert torch.equal(so3.matrix_to_rotvec(so3.exp(w)), so3.log(so3.exp(w)))
 

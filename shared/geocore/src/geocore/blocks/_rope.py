@@ -1,11 +1,12 @@
 """The rotary kernel: planar rotations of coordinate pairs by given cosines and sines."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from geocore import _ops
 from geocore._checks import check_broadcastable, check_floating, check_option
 from geocore._precision import full_precision
 
@@ -56,7 +57,14 @@ def rope_apply(
             f"cos and sin must both have last dimension {d // 2} or {d} for x {tuple(x.shape)}, got {width} and {sin.shape[-1]}"
         )
     check_broadcastable(x=x.shape[:-1], cos=cos.shape[:-1], sin=sin.shape[:-1])
+    if _fits_kernel(x, cos, sin) and _ops.kernel_may_run("rope_apply", x, cos, sin, count=x.numel()):
+        return torch.ops.geocore.rope_apply(x, cos, sin, layout == "half", False)
+    return rope_apply_reference(x, cos, sin, layout)
 
+
+def rope_apply_reference(x: Tensor, cos: Tensor, sin: Tensor, layout: str) -> Tensor:
+    """``rope_apply`` without checks, by plain operations."""
+    d, width = x.shape[-1], cos.shape[-1]
     if layout == "interleaved":
         # Pairs are first brought side by side: strided halves cost the CPU twice the time of the arithmetic.
         a, b = x.unflatten(-1, (d // 2, 2)).movedim(-1, 0).contiguous()
@@ -71,3 +79,41 @@ def rope_apply(
 
 def _turn(a: Tensor, b: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     return torch.addcmul(a * cos, b, sin, value=-1), torch.addcmul(a * sin, b, cos)
+
+
+def _fits_kernel(x: Tensor, cos: Tensor, sin: Tensor) -> bool:
+    """Whether one entry per pair is given, in one shape that does not enlarge the batch of ``x``."""
+    if cos.shape != sin.shape or cos.ndim > x.ndim or x.ndim > 8 or 2 * cos.shape[-1] != x.shape[-1]:
+        return False
+    return all(c in (1, n) for c, n in zip(reversed(cos.shape[:-1]), reversed(x.shape[:-1]), strict=False))
+
+
+def _plain(x: Tensor, cos: Tensor, sin: Tensor, half: bool, inverse: bool) -> Tensor:
+    return rope_apply_reference(x, cos, -sin if inverse else sin, "half" if half else "interleaved").contiguous()
+
+
+def _pairs(x: Tensor, half: bool) -> tuple[Tensor, Tensor]:
+    a, b = x.chunk(2, -1) if half else x.unflatten(-1, (x.shape[-1] // 2, 2)).unbind(-1)
+    return a, b
+
+
+def _backward(inputs: tuple[Any, ...], outputs: Any, grads: tuple[Tensor], needs: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
+    del outputs
+    (x, cos, sin, half, inverse), (g,) = inputs, grads
+    back = torch.ops.geocore.rope_apply(g, cos, sin, half, not inverse)
+    if not (needs[1] or needs[2]):
+        return back, None, None
+    (a, b), (u, v) = _pairs(x, half), _pairs(g, half)
+    by_sin = u.neg().mul(b).addcmul(v, a).sum_to_size(sin.shape)
+    return back, (u * a).addcmul(v, b).sum_to_size(cos.shape), -by_sin if inverse else by_sin
+
+
+_ops.define(
+    "rope_apply",
+    "(Tensor x, Tensor cos, Tensor sin, bool half, bool inverse) -> Tensor",
+    _plain,
+    lambda x, cos, sin, half, inverse: x.new_empty(x.shape),
+    backward=_backward,
+    save_outputs=False,
+    tell_needs=True,
+)

@@ -4,6 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from geocore._dispatch import eigh
+from geocore._ops import kernel_may_run
+
 __all__ = ["jacobi_eigh", "symmetric_eigh"]
 
 _WORTH = 2048
@@ -58,11 +61,12 @@ def jacobi_eigh(C: Float[Tensor, "*batch d d"]) -> tuple[Float[Tensor, "*batch d
 
 
 def symmetric_eigh(C: Float[Tensor, "*batch d d"]) -> tuple[Float[Tensor, "*batch d"], Float[Tensor, "*batch d d"]]:
-    """``torch.linalg.eigh``, or ``jacobi_eigh`` where that is faster: small matrices, on an accelerator or very many on the CPU."""
-    if C.shape[-1] <= 3:
+    """``eigh``, or without its kernel ``jacobi_eigh`` where that is faster: small matrices, on an accelerator or very many on the CPU."""
+    compiling = torch.compiler.is_compiling()
+    count = None if compiling else C.shape[:-2].numel()
+    if C.shape[-1] <= 3 and not kernel_may_run("sym_eig", C, size=C.shape[-1], count=count):
         if C.device.type not in ("cpu", "meta"):
             return jacobi_eigh(C)  # torch's waits for the device
-        if not torch.compiler.is_compiling() and C.shape[:-2].numel() >= _WORTH:
+        if count is not None and count >= _WORTH:
             return jacobi_eigh(C)
-    values, vectors = torch.linalg.eigh(C)
-    return values, vectors
+    return eigh(C)

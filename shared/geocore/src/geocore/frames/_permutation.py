@@ -9,6 +9,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from geocore._checks import check_floating, check_positive_int
+from geocore._dispatch import eigh
 from geocore.frames._errors import FrameTooLargeError
 from geocore.frames._frame import Frame, FrameInfo, map_element
 from geocore.frames._spectrum import cluster_eigenvalues
@@ -19,7 +20,7 @@ __all__ = ["PermutationFrame", "SortFrame"]
 def laplacian_key(A: Float[Tensor, "*batch n n"], tol: float) -> Float[Tensor, "*batch n n"]:
     """Diagonals of the projectors onto the eigenspaces of ``D - A``, by increasing eigenvalue, filled up with zero columns."""
     L = torch.diag_embed(A.sum(-1)) - A
-    values, vectors = torch.linalg.eigh(L)
+    values, vectors = eigh(L)
     groups = cluster_eigenvalues(values, tol)
     return torch.zeros_like(A).scatter_add_(-1, groups[..., None, :].expand(A.shape), vectors.square())
 

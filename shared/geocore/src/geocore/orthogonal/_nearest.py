@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from geocore import _ops
 from geocore._dispatch import needs_composable
 from geocore.orthogonal import _nearest3
 
@@ -46,8 +47,12 @@ def _backward(ctx: Any, g: Tensor, *unused: Any) -> tuple[Tensor | None, None]:
     M, U, s, Vh = ctx.saved_tensors
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # create_graph=True: differentiable again
         return _differentiable_gradient(M, g, ctx.special), None
+    return _gradient(U, s, Vh, g), None
+
+
+def _gradient(U: Tensor, s: Tensor, Vh: Tensor, g: Tensor) -> Tensor:
     B = U.mT @ g @ Vh.mT
-    return U @ ((B - B.mT) * _inverse_sums(s)) @ Vh, None
+    return U @ ((B - B.mT) * _inverse_sums(s)) @ Vh
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -88,6 +93,42 @@ torch.library.register_autograd("geocore::nearest_orthogonal", _backward, setup_
 _nearest3.register(_LIBRARY, _differentiable_gradient)
 
 
+def _rotation3(M: Tensor) -> tuple[Tensor, Tensor]:
+    R, _, s, _ = _signed_svd(M, special=True)
+    return R, s
+
+
+def _rotation3_grad(M: Tensor, g: Tensor) -> Tensor:
+    return _gradient(*_signed_svd(M, special=True)[1:], g)
+
+
+def _rotation3_backward(inputs: tuple[Tensor], outputs: tuple[Tensor, ...], grads: tuple[Tensor, ...]) -> tuple[Tensor]:
+    del outputs  # the singular values are constants
+    M, g = inputs[0], grads[0]
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return (_differentiable_gradient(M, g),)
+    return (torch.ops.geocore.procrustes3_backward(M, g),)
+
+
+# 3x3 in one pass, in float64 whatever the dtype, for compiled kernels.
+_ops.define(
+    "procrustes3",
+    "(Tensor M) -> (Tensor, Tensor)",
+    _rotation3,
+    lambda M: (M.new_empty(M.shape), M.new_empty(M.shape[:-1])),
+    backward=_rotation3_backward,
+)
+_ops.define(
+    "procrustes3_backward", "(Tensor M, Tensor g) -> Tensor", _rotation3_grad, lambda M, g: M.new_empty(M.shape), differentiable=False
+)
+
+
+def _kernel(M: Tensor) -> bool:
+    if M.shape[-2:] != (3, 3):
+        return False
+    return _ops.kernel_may_run("procrustes3", M, size=3, count=None if torch.compiler.is_compiling() else M.shape[:-2].numel())
+
+
 def nearest_orthogonal(M: Float[Tensor, "*batch n n"], *, special: bool) -> tuple[Float[Tensor, "*batch n n"], Float[Tensor, "*batch n"]]:
     """Nearest orthogonal matrix (rotation, if ``special``) and the singular values of ``M``, the last one signed if ``special``.
 
@@ -95,12 +136,17 @@ def nearest_orthogonal(M: Float[Tensor, "*batch n n"], *, special: bool) -> tupl
     """
     if needs_composable():
         return _plain(M, special)
+    if special and _kernel(M):
+        R, s = torch.ops.geocore.procrustes3(M)
+        return R, s.detach()
     R, _, s, _ = torch.ops.geocore.nearest_orthogonal(M, special)
     return R, s.detach()
 
 
 def nearest_rotation(M: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
     """``nearest_orthogonal(M, special=True)[0]`` by the fastest right path."""
+    if _kernel(M):
+        return torch.ops.geocore.procrustes3(M)[0]
     if M.shape[-1] == 3 and M.dtype == _nearest3.FAST_DTYPE and M.device.type == "cpu" and not needs_composable():
         return torch.ops.geocore.nearest_rotation3(M)[0]
     return nearest_orthogonal(M, special=True)[0]

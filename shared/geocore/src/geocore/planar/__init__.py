@@ -13,6 +13,7 @@ All functions take leading dimensions and empty inputs, keep dtype and device, c
 to decide what to do (``convex_hull`` of large sets and ``min_area_rect`` of more than eight points excepted).
 """
 
+from geocore.planar import _suppress  # noqa: F401 - defines its operator
 from geocore.planar.angles import angle_diff, axial_mean, decode_phase, encode_harmonics, wrap
 from geocore.planar.boxes import (
     PATTERNS,

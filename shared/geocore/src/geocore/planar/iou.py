@@ -13,64 +13,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from geocore._checks import check_option, check_positive_int, check_trailing
+from geocore._ops import kernel_may_run
+from geocore.planar._overlap import circles_meet, clamped_area, intersection, ratio, relative, share
 from geocore.planar.boxes import obb_to_corners, wide
 
 __all__ = ["obb_intersection_area", "obb_iou", "obb_iou_matrix", "poly_obb_intersection_area"]
 
 MODES = ("iou", "iof", "giou", "diou")
-
-
-def clamped_mean(lo: Tensor, hi: Tensor, a: Tensor, eps: float) -> Tensor:
-    """Mean of ``clamp(x, -a, a)`` for ``x`` uniform between ``lo <= hi``; every case is free of cancellation, in the gradient too."""
-    mid = 0.5 * (lo + hi)
-    floor = eps * (a + mid.detach().abs()) + 1e-30
-    den = torch.maximum(hi - lo, floor)
-    above = (a - lo).clamp(min=0)
-    below = (hi + a).clamp(min=0)
-    upper = a - 0.5 * above * (above / den)
-    lower = 0.5 * below * (below / den) - a
-    both = a * ((hi + lo) / den)
-    low_in, high_in = lo >= -a, hi <= a
-    return torch.where(high_in, torch.where(low_in, mid, lower), torch.where(low_in, upper, both))
-
-
-def clamped_area(p: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Signed area of the part of closed polygons ``(..., n, 2)`` with ``|x| <= a``, ``|y| <= b``."""
-    x0, y0 = p.unbind(-1)
-    x1, y1 = p.roll(-1, -2).unbind(-1)
-    a, b = a.unsqueeze(-1), b.unsqueeze(-1)
-    low, high = torch.maximum(torch.minimum(y0, b), -b), torch.maximum(torch.minimum(y1, b), -b)
-    dy = y1 - y0
-    level = dy.abs() < 1e-30
-    slope = (x1 - x0) / torch.where(level, 1.0, dy)
-    start, end = x0 + slope * (low - y0), x1 + slope * (high - y1)
-    mean = clamped_mean(torch.minimum(start, end), torch.maximum(start, end), a, 4 * torch.finfo(p.dtype).eps)
-    return torch.where(level, 0.0, (high - low) * mean).sum(-1)
-
-
-def _relative(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Centre of ``a`` in the frame of ``b``, and cosine and sine of the angle between them."""
-    dx, dy = (a[..., :2] - b[..., :2]).unbind(-1)
-    c, s = b[..., 4].cos(), b[..., 4].sin()
-    turn = a[..., 4] - b[..., 4]
-    return c * dx + s * dy, c * dy - s * dx, turn.cos(), turn.sin()
-
-
-def _intersection(a: Tensor, b: Tensor) -> Tensor:
-    """Area of the overlap of boxes of one shape and dtype, float32 at least."""
-    x, y, c, s = _relative(a, b)
-    ux, uy = 0.5 * a[..., 2] * c, 0.5 * a[..., 2] * s
-    vx, vy = -0.5 * a[..., 3] * s, 0.5 * a[..., 3] * c
-    px = torch.stack([x - ux - vx, x + ux - vx, x + ux + vx, x - ux + vx], -1)
-    py = torch.stack([y - uy - vy, y + uy - vy, y + uy + vy, y - uy + vy], -1)
-    half_w, half_h = 0.5 * b[..., 2], 0.5 * b[..., 3]
-    area = clamped_area(torch.stack([px, py], -1), half_w, half_h).clamp(min=0)
-    with torch.no_grad():
-        away_x, away_y = (c * x + s * y).abs(), (c * y - s * x).abs()
-        apart = (x.abs() >= half_w + ux.abs() + vx.abs()) | (y.abs() >= half_h + uy.abs() + vy.abs())
-        apart |= away_x >= 0.5 * a[..., 2] + half_w * c.abs() + half_h * s.abs()
-        apart |= away_y >= 0.5 * a[..., 3] + half_w * s.abs() + half_h * c.abs()
-    return torch.where(apart, 0.0, area)
 
 
 def _pair(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, torch.dtype]:
@@ -99,13 +48,13 @@ def obb_intersection_area(a: Float[Tensor, "*#batch 5"], b: Float[Tensor, "*#bat
         tensor(0.5000)
     """
     a, b, dtype = _pair(a, b)
-    return _intersection(a, b).to(dtype)
+    return intersection(a, b).to(dtype)
 
 
 def _enclosing(a: Tensor, b: Tensor, enclosing: str) -> tuple[Tensor, Tensor]:
     """Area of the region around both boxes, and its squared diameter."""
     if enclosing == "aabb":
-        x, y, c, s = _relative(b, a)
+        x, y, c, s = relative(b, a)
         ex, ey = 0.5 * (b[..., 2] * c.abs() + b[..., 3] * s.abs()), 0.5 * (b[..., 2] * s.abs() + b[..., 3] * c.abs())
         hw, hh = 0.5 * a[..., 2], 0.5 * a[..., 3]
         width = torch.maximum(hw, x + ex) - torch.minimum(-hw, x - ex)
@@ -125,15 +74,16 @@ def _enclosing(a: Tensor, b: Tensor, enclosing: str) -> tuple[Tensor, Tensor]:
 
 
 def _score(a: Tensor, b: Tensor, mode: str, enclosing: str, clamp: bool) -> Tensor:
+    if mode in ("iou", "iof") and not clamp:
+        return ratio(a, b, mode == "iof")
     area_a, area_b = a[..., 2] * a[..., 3], b[..., 2] * b[..., 3]
-    inter = _intersection(a, b)
+    inter = intersection(a, b)
     if clamp:
         inter = torch.minimum(inter, torch.minimum(area_a, area_b))
-    union = area_a + area_b - inter
-    whole = area_a if mode == "iof" else union
-    iou = torch.where(whole > 0, inter / torch.where(whole > 0, whole, 1.0), 0.0)
+    iou = share(a, b, inter, mode == "iof")
     if mode in ("iou", "iof"):
         return iou
+    union = area_a + area_b - inter
     area, diameter = _enclosing(a, b, enclosing)
     if mode == "giou":
         return iou - torch.where(area > 0, (area - union) / torch.where(area > 0, area, 1.0), 0.0)
@@ -197,7 +147,7 @@ def obb_iou_matrix(
         a, b: Boxes, shapes ``(..., n, 5)`` and ``(..., m, 5)`` with equal or broadcasting leading dimensions.
         mode: ``"iou"``, ``"iof"``, or, for all pairs, ``"giou"``, ``"diou"``.
         sparse: Return ``(i, j, value)`` of the pairs with a value other than zero, instead of the matrix.
-        chunk: Pairs at a time; bounds the memory.
+        chunk: Pairs at a time; bounds the memory where no compiled kernel measures the pairs.
 
     Returns:
         Matrix ``(..., n, m)``, or with ``sparse`` (two-dimensional inputs only) int64 ``i``, ``j`` and values, row by row.
@@ -217,12 +167,18 @@ def obb_iou_matrix(
     batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     items = prod(batch)
     a, b = a.expand(*batch, n, 5).reshape(items, n, 5), b.expand(*batch, m, 5).reshape(items, m, 5)
-    if mode in ("iou", "iof"):
-        near = _circles_meet(a.detach(), b.detach())
-    else:
-        near = torch.ones(len(a), n, m, dtype=torch.bool, device=a.device)
-    k, i, j = near.nonzero(as_tuple=True)
     clamp = not (torch.is_grad_enabled() and (a.requires_grad or b.requires_grad))
+    if clamp and not sparse and mode in ("iou", "iof") and kernel_may_run("obb_iou_table", a, b, count=items * n * m):
+        return torch.ops.geocore.obb_iou_table(a, b, mode == "iof").reshape(*batch, n, m).to(dtype)
+    if mode in ("giou", "diou"):
+        k, i, j = torch.ones(items, n, m, dtype=torch.bool, device=a.device).nonzero(as_tuple=True)
+    elif items == 1 and kernel_may_run("obb_iou_list", a, b, count=n * m):
+        (i, j), value = torch.ops.geocore.obb_iou_list(a[0].detach(), b[0].detach(), mode == "iof")
+        if clamp:
+            return i, j, value.to(dtype)
+        k = torch.zeros_like(i)
+    else:
+        k, i, j = circles_meet(a.detach(), b.detach()).nonzero(as_tuple=True)
     flat_a, flat_b = a.reshape(-1, 5), b.reshape(-1, 5)
     rows, columns = k * n + i, k * m + j
     values = [
@@ -235,15 +191,6 @@ def obb_iou_matrix(
     out = torch.zeros(len(a) * n * m, dtype=value.dtype, device=a.device)
     out = out.index_put((rows * m + j,), value)
     return out.reshape(*batch, n, m).to(dtype)
-
-
-def _circles_meet(a: Tensor, b: Tensor) -> Tensor:
-    """Whether the circumscribed circles of two sets of boxes overlap, shape ``(batch, n, m)``."""
-    radius_a, radius_b = (0.5 * torch.hypot(box[..., 2], box[..., 3]) for box in (a, b))
-    reach = radius_a.unsqueeze(-1) + radius_b.unsqueeze(-2)
-    dx = a[..., 0].unsqueeze(-1) - b[..., 0].unsqueeze(-2)
-    dy = a[..., 1].unsqueeze(-1) - b[..., 1].unsqueeze(-2)
-    return dx * dx + dy * dy < reach * reach
 
 
 def poly_obb_intersection_area(

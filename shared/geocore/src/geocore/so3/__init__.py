@@ -25,6 +25,7 @@ from geocore.so3._euler import (
     quat_to_euler,
     rotvec_to_euler,
 )
+from geocore.so3._gradients import exp_backward_reference as _defined  # noqa: F401 - the operators are defined there
 from geocore.so3._interpolate import slerp, squad, squad_controls
 from geocore.so3._kinematics import forward_kinematics, renormalize
 from geocore.so3._mean import MeanInfo, mean

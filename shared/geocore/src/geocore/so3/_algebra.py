@@ -97,11 +97,12 @@ def exp(w: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
         >>> exp(torch.tensor([0.0, 0.0, torch.pi / 2])) @ torch.tensor([1.0, 0.0, 0.0])  # about [0, 1, 0]
     """
     check_trailing("w", w, (3,), hint="a quaternion? use quat_to_matrix")
-    return torch.ops.geocore.so3_exp(w) if _ops.kernel_may_run("so3_exp", w) else exp_reference(w)
+    kernel = _ops.kernel_may_run("so3_exp", w, count=w.numel() // 3)
+    return torch.ops.geocore.so3_exp(w) if kernel else exp_reference(w)
 
 
-def quat_direction(R: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Unnormalised quaternion ``(w, x, y, z)`` of a rotation matrix, length 2 to 4, sign canonical.
+def quat_row(R: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
+    """Unnormalised quaternion ``(w, x, y, z)`` of a rotation matrix, length 2 to 4, sign canonical; which row it is, and that sign.
 
     The four rows of ``4 q q^T`` are linear in ``R``; the comparisons choose one whose diagonal entry is at least 1 (for any
     matrix, rotation or not), and 0/1 factors pick it without a gather or a branch.
@@ -118,14 +119,15 @@ def quat_direction(R: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     t = torch.addcmul(torch.ones_like(below), 2.0 * (by_w + by_x) - 1.0, m00)
     t = torch.addcmul(t, 2.0 * (by_w + by_y) - 1.0, m11)
     t = torch.addcmul(t, 2.0 * (by_w + by_z) - 1.0, m22)
-    w, x, y, z = (
-        dot((by_w, by_x, by_y, by_z), (t, p, q, r)),
-        dot((by_w, by_x, by_y, by_z), (p, t, d, e)),
-        dot((by_w, by_x, by_y, by_z), (q, d, t, f)),
-        dot((by_w, by_x, by_y, by_z), (r, e, f, t)),
-    )
+    by = (by_w, by_x, by_y, by_z)
+    w, x, y, z = dot(by, (t, p, q, r)), dot(by, (p, t, d, e)), dot(by, (q, d, t, f)), dot(by, (r, e, f, t))
     sign = canonical_sign((w, x, y, z))
-    return w * sign, x * sign, y * sign, z * sign
+    return (w * sign, x * sign, y * sign, z * sign), by, sign
+
+
+def quat_direction(R: Tensor) -> tuple[Tensor, ...]:
+    """The quaternion of ``quat_row`` alone."""
+    return quat_row(R)[0]
 
 
 def rotvec_scale(w: Tensor, square: Tensor) -> Tensor:
@@ -175,11 +177,8 @@ def log(R: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3"]:
         tensor([0.0000, 0.0000, 3.1416])
     """
     check_trailing("R", R, (3, 3), hint="a quaternion? use quat_to_rotvec")
-    return torch.ops.geocore.so3_log(R) if _ops.kernel_may_run("so3_log", R) else log_reference(R)
-
-
-_ops.define("so3_exp", "(Tensor w) -> Tensor", exp_reference, lambda w: w.new_empty((*w.shape, 3)))
-_ops.define("so3_log", "(Tensor R) -> Tensor", log_reference, lambda R: R.new_empty(R.shape[:-1]))
+    kernel = _ops.kernel_may_run("so3_log", R, count=R.numel() // 9)
+    return torch.ops.geocore.so3_log(R) if kernel else log_reference(R)
 
 
 def _jacobian(w: Tensor, sign: float) -> Tensor:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from geocore._dispatch import eigh
+
 __all__ = ["horn_matrix", "smallest_eigenvector"]
 
 
@@ -14,7 +16,7 @@ def smallest_eigenvector(A: Tensor) -> tuple[Tensor, Tensor]:
     ``y <- y - (A0 - l_1)^+ (A y - (q0.A y) y)`` carry the derivatives: each step leaves the value alone, up to rounding, and
     makes one more order of derivative exact. First derivatives grow as 1/gap; where the gap is rounding noise they are zero.
     """
-    values, vectors = torch.linalg.eigh(A.detach())
+    values, vectors = eigh(A.detach())
     values, vectors = values.detach(), vectors.detach()
     q0, rest = vectors[..., 0], vectors[..., 1:]
     gaps = values[..., 1:] - values[..., :1]

@@ -6,11 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from geocore import _ops
 from geocore._checks import check_option, check_trailing
 from geocore._precision import full_precision
 from geocore.so3._algebra import exp, log, quat_direction, rotvec_scale
 from geocore.so3._elements import dot, join, rodrigues, split, unit
-from geocore.so3._quaternion import ORDERS, canonical_sign, check_quat, inverse_square, join_quat, split_quat
+from geocore.so3._quaternion import ORDERS, canonical_sign, check_quat, inverse_square, join_quat, reorder, split_quat
 from geocore.so3._series import sinc_half
 
 __all__ = [
@@ -92,6 +93,13 @@ def matrix_to_quat(R: Float[Tensor, "*batch 3 3"], *, order: str = "wxyz") -> Fl
     """
     check_option("order", order, ORDERS)
     check_trailing("R", R, (3, 3))
+    if _ops.kernel_may_run("matrix_to_quat", R, count=R.numel() // 9):
+        return reorder(torch.ops.geocore.matrix_to_quat(R), "wxyz", order)
+    return matrix_to_quat_reference(R, order)
+
+
+def matrix_to_quat_reference(R: Tensor, order: str = "wxyz") -> Tensor:
+    """``matrix_to_quat`` without argument checks."""
     q = quat_direction(R)
     scale = torch.rsqrt(dot(q, q))
     w, x, y, z = (c * scale for c in q)
@@ -119,6 +127,13 @@ def quat_to_matrix(q: Float[Tensor, "*batch 4"], *, order: str = "wxyz") -> Floa
         tensor([-1., -1.,  1.])
     """
     check_quat("q", q, order)
+    if _ops.kernel_may_run("quat_to_matrix", q, count=q.numel() // 4):
+        return torch.ops.geocore.quat_to_matrix(reorder(q, order, "wxyz"))
+    return quat_to_matrix_reference(q, order)
+
+
+def quat_to_matrix_reference(q: Tensor, order: str = "wxyz") -> Tensor:
+    """``quat_to_matrix`` without argument checks."""
     return quat_parts_to_matrix(split_quat(q, order))
 
 

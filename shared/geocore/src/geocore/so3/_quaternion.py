@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from geocore import _ops
 from geocore._checks import check_broadcastable, check_option, check_trailing
 from geocore._precision import full_precision
 from geocore.so3._elements import cross, dot, join, split, tiny, unit
@@ -111,7 +112,26 @@ def quat_mul(a: Float[Tensor, "*#batch 4"], b: Float[Tensor, "*#batch 4"], *, or
     check_quat("a", a, order)
     check_quat("b", b, order)
     check_broadcastable(a=a.shape[:-1], b=b.shape[:-1])
+    if order == "wxyz" and a.shape == b.shape and _ops.kernel_may_run("quat_mul", a, b, count=a.numel() // 4):
+        return torch.ops.geocore.quat_mul(a, b)
     return join_quat(*mul_parts(split_quat(a, order), split_quat(b, order)), order)
+
+
+def _mul_backward(inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], grads: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    del outputs
+    (a, b), (g,) = inputs, grads
+    turn = a.new_tensor([1.0, -1.0, -1.0, -1.0])
+    return torch.ops.geocore.quat_mul(g, b * turn), torch.ops.geocore.quat_mul(a * turn, g)
+
+
+_ops.define(
+    "quat_mul",
+    "(Tensor a, Tensor b) -> Tensor",
+    lambda a, b: join(mul_parts(split(a), split(b))),
+    lambda a, b: a.new_empty(a.shape),
+    backward=_mul_backward,
+    save_outputs=False,
+)
 
 
 @full_precision

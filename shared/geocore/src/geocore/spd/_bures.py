@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from geocore._checks import check_option, check_positive_int
+from geocore._dispatch import eigvalsh
 from geocore.spd._averages import MeanInfo, MeanOptions
 from geocore.spd._checks import NotPositiveDefiniteError, check_matrix, check_symmetric, no_autocast, values_readable
 from geocore.spd._differences import INVSQRT, SQRT, Clamp, Power, Product
@@ -102,7 +103,7 @@ class BuresWasserstein(Metric):
         domain = domain or self.domain
         C = self._step(p, V)
         if domain == "raise" and values_readable(C):
-            smallest = torch.linalg.eigvalsh(C.detach())[..., 0]
+            smallest = eigvalsh(C.detach())[..., 0]
             if C.numel() and not bool((smallest > 0).all()):
                 worst = float(smallest.min())
                 raise NotPositiveDefiniteError(
@@ -118,7 +119,7 @@ class BuresWasserstein(Metric):
         return (X + X.mT) / 2
 
     def _in_domain(self, p: Point, V: Tensor) -> Tensor:
-        return torch.linalg.eigvalsh(self._step(p, V))[..., 0] > 0
+        return eigvalsh(self._step(p, V))[..., 0] > 0
 
     def _log(self, p: Point, q: Point) -> Tensor:
         return _cross(p, q) - 2 * p.X

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from geocore._checks import check_broadcastable
+from geocore._dispatch import eigvalsh
 from geocore.spd._checks import (
     check_matrix,
     check_positive,
@@ -180,7 +181,7 @@ def cholesky_of(name: str, X: Tensor, *, check: bool) -> Tensor:
     bad = info != 0
     if check and values_readable(X):
         if bool(bad.any()):
-            check_positive(name, torch.where(bad, torch.linalg.eigvalsh(X.detach())[..., 0].clamp(max=0.0), 1.0))
+            check_positive(name, torch.where(bad, eigvalsh(X.detach())[..., 0].clamp(max=0.0), 1.0))
         return L
     return torch.where(bad[..., None, None], float("nan"), L)
 

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from geocore._dispatch import eigvalsh
 from geocore.spd._averages import MeanInfo, MeanOptions
 from geocore.spd._differences import EXP, LOG, Power, SpectralFunction
 from geocore.spd._metric import Metric
@@ -216,7 +217,7 @@ class _Spectral(PullBack):
     def _in_domain(self, p: Point, V: Tensor) -> Tensor:
         inside = self.base._in_domain(self._map(p), self._push(p, V))
         if isinstance(self.base, Euclidean) and self._g.positive:
-            return torch.linalg.eigvalsh(self._map(p).X + self._push(p, V))[..., 0] > 0
+            return eigvalsh(self._map(p).X + self._push(p, V))[..., 0] > 0
         return inside
 
 

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from geocore._checks import check_option
+from geocore._dispatch import eigh as decompose
 from geocore._dispatch import needs_composable
 from geocore.spd._checks import check_matrix, check_real, check_symmetric, no_autocast, values_readable, work_dtype
 from geocore.spd._differences import EXP, INV, INVSQRT, LOG, SQRT, Power, SpectralFunction
@@ -76,7 +77,7 @@ def eigh(X: Float[Tensor, "*batch n n"], *, compute_dtype: torch.dtype | None = 
     s = factorise("X", X, positive=False, compute_dtype=compute_dtype, check=check)
     values, vectors = s.values, s.vectors
     if s.X.requires_grad or needs_composable():
-        values, vectors = torch.linalg.eigh((s.X + s.X.mT) / 2)
+        values, vectors = decompose((s.X + s.X.mT) / 2)
     return SymEig(values.to(s.dtype), vectors.to(s.dtype), s)
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from geocore._dispatch import eigh, eigvalsh
 from geocore.spd._averages import MeanInfo, MeanOptions
 from geocore.spd._checks import check_positive, values_readable
 from geocore.spd._differences import EXP, INV, INVSQRT, LOG, SQRT
@@ -42,7 +43,7 @@ class _Kind:
         return _spectrum(S, None if self.factor is None else root(self.factor))
 
     def _eigh(self, S: Tensor, root: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        return torch.linalg.eigh(S) if self.factor is None else singular_spectrum(root(self.factor))
+        return eigh(S) if self.factor is None else singular_spectrum(root(self.factor))
 
 
 class _State(NamedTuple):
@@ -92,7 +93,7 @@ class Karcher(_Kind):
     @staticmethod
     def move(G: Tensor, a: Tensor) -> Tensor:
         """Geodesic step."""
-        values, U = torch.linalg.eigh(a)
+        values, U = eigh(a)
         return color(G, reassemble(U, values.exp()))
 
     def unit_step(self, M: Tensor, X: Tensor, w: Tensor) -> Tensor:
@@ -120,7 +121,7 @@ class Wasserstein(_Kind):
     """
 
     def state(self, M: Tensor, X: Tensor, w: Tensor) -> _State:
-        m, basis = torch.linalg.eigh(M)
+        m, basis = eigh(M)
         root = m.clamp(min=0).sqrt()
         G, inverse = reassemble(basis, root), reassemble(basis, 1 / root)
         values, U = self._eigh(color(G[..., None, :, :], X), lambda C: G[..., None, :, :] @ C)
@@ -349,7 +350,7 @@ def frechet_mean(kind: Kind, X: Tensor, w: Tensor, options: MeanOptions, check: 
         with torch.no_grad():
             L, info = torch.linalg.cholesky_ex(X.detach())
             if check and readable and bool((info != 0).any()):
-                check_positive("X", torch.linalg.eigvalsh(X.detach())[..., 0])
+                check_positive("X", eigvalsh(X.detach())[..., 0])
             d = L.diagonal(dim1=-2, dim2=-1)
             # The squared ratio is about the condition, from below.
             if not readable or bool((d.amax(-1) > 300 * d.amin(-1)).any()):

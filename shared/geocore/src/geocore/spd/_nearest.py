@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from geocore._dispatch import eigvalsh
 from geocore.spd._checks import check_matrix, check_min_eig, check_positive, check_symmetric, no_autocast, values_readable, work_dtype
 from geocore.spd._differences import Clamp
 from geocore.spd._spectral import apply, factorise
@@ -40,7 +41,7 @@ def is_spd(X: Float[Tensor, "*batch n n"], *, atol: float | None = None) -> Bool
     finite = torch.isfinite(X).all(-1).all(-1)
     eye = torch.eye(X.shape[-1], dtype=X.dtype, device=X.device)
     W = torch.where(finite[..., None, None], (X + X.mT) / 2, eye).to(work_dtype(X, None))
-    return finite & close & (torch.linalg.eigvalsh(W)[..., 0] > 0)
+    return finite & close & (eigvalsh(W)[..., 0] > 0)
 
 
 def assert_spd(X: Float[Tensor, "*batch n n"], *, atol: float | None = None) -> None:
@@ -61,7 +62,7 @@ def assert_spd(X: Float[Tensor, "*batch n n"], *, atol: float | None = None) -> 
     check_matrix("X", X)
     check_symmetric("X", X.detach())
     W = X.detach().to(work_dtype(X, None))
-    check_positive("X", torch.linalg.eigvalsh((W + W.mT) / 2)[..., 0])
+    check_positive("X", eigvalsh((W + W.mT) / 2)[..., 0])
     if not bool(is_spd(X, atol=atol).all()):
         raise ValueError(f"X must be symmetric to atol = {atol if atol is not None else _TOLERANCE[X.dtype]:g} of its largest entry")
 

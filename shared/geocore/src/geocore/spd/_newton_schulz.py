@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from geocore._dispatch import eigh
 from geocore.spd._checks import check_matrix, check_symmetric, values_readable, work_dtype
 from geocore.spd._differences import INVSQRT, SQRT
 from geocore.spd._spectral import Spectrum, apply, factorise
@@ -64,7 +65,7 @@ class _Roots(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         X, Y, Z = ctx.saved_tensors
         if torch.is_grad_enabled():  # asked for another derivative: that of the spectral route
-            values, vectors = torch.linalg.eigh(X.detach())
+            values, vectors = eigh(X.detach())
             s = Spectrum(X, values, vectors, X.dtype)
             return *torch.autograd.grad((apply(s, SQRT), apply(s, INVSQRT)), X, grads, create_graph=True), None, None
         G = grads[0] - Z @ grads[1] @ Z

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from geocore._dispatch import eigvalsh
 from geocore.spd._checks import check_positive, values_readable
 from geocore.spd._differences import SpectralFunction
 from geocore.spd._equations import cholesky_of
@@ -173,7 +174,7 @@ def trace_function(S: Tensor, f: SpectralFunction, slope: SpectralFunction, root
     if torch.is_grad_enabled() and S.requires_grad:
         s = spectrum_of_gram(S, root)
         return _Trace.apply(s.X, s.values, s.vectors, f, slope)
-    values = torch.linalg.eigvalsh(S)
+    values = eigvalsh(S)
     if not values_readable(S) or not _resolved(values):
         B, bad = _finite(root())
         values = torch.where(bad[..., None], float("nan"), torch.linalg.svdvals(B).square())

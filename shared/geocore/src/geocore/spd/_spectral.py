@@ -15,7 +15,7 @@ from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch.autograd import forward_ad
 
-from geocore._dispatch import needs_composable
+from geocore._dispatch import eigh, needs_composable
 from geocore.spd._checks import check_matrix, check_min_eig, check_positive, check_symmetric, values_readable, work_dtype
 from geocore.spd._differences import Clamp, SpectralFunction
 
@@ -133,7 +133,7 @@ def factorise(
         W = X.to(work_dtype(X, compute_dtype))
         # Only the value is symmetrised here: every derivative with respect to ``X`` is symmetric by itself.
         constant = W.detach()
-        values, vectors = torch.linalg.eigh(constant if exact else (constant + constant.mT) / 2)
+        values, vectors = eigh(constant if exact else (constant + constant.mT) / 2)
         s = Spectrum(W, values, vectors, X.dtype)
     if dtype is not None:
         s = s._replace(dtype=dtype)

@@ -1,0 +1,82 @@
+#include "cuda/common.cuh"
+#include "math/procrustes.h"
+
+namespace {
+
+using geo::Tensor;
+constexpr int THREADS = 128;
+
+template <class T>
+__global__ void forward_kernel(const T* __restrict__ M, T* __restrict__ R, T* __restrict__ s, int64_t count) {
+  for (GEO_GRID_LOOP(i, count)) {
+    double m[9], r[9], values[3];
+#pragma unroll
+    for (int k = 0; k < 9; ++k) m[k] = M[9 * i + k];
+    geo::procrustes3(m, r, values);
+#pragma unroll
+    for (int k = 0; k < 9; ++k) R[9 * i + k] = static_cast<T>(r[k]);
+#pragma unroll
+    for (int k = 0; k < 3; ++k) s[3 * i + k] = static_cast<T>(values[k]);
+  }
+}
+
+template <class T>
+__global__ void gradient_kernel(const T* __restrict__ M, const T* __restrict__ g, T* __restrict__ out, double floor, int64_t count) {
+  for (GEO_GRID_LOOP(i, count)) {
+    double m[9], given[9], found[9];
+#pragma unroll
+    for (int k = 0; k < 9; ++k) m[k] = M[9 * i + k], given[k] = g[9 * i + k];
+    geo::procrustes3_backward(m, given, floor, found);
+#pragma unroll
+    for (int k = 0; k < 9; ++k) out[9 * i + k] = static_cast<T>(found[k]);
+  }
+}
+
+template <class T>
+void forward(const Tensor& M, Tensor& R, Tensor& s) {
+  const int64_t count = M.numel() / 9;
+  forward_kernel<<<geo::blocks(count, THREADS), THREADS, 0, geo::current_stream(M)>>>(
+      M.const_data_ptr<T>(), R.mutable_data_ptr<T>(), s.mutable_data_ptr<T>(), count);
+  geo::check_launch("procrustes3");
+}
+
+template <class T>
+void gradient(const Tensor& M, const Tensor& g, Tensor& out) {
+  const int64_t count = M.numel() / 9;
+  gradient_kernel<<<geo::blocks(count, THREADS), THREADS, 0, geo::current_stream(M)>>>(
+      M.const_data_ptr<T>(), g.const_data_ptr<T>(), out.mutable_data_ptr<T>(), 4.0 * std::numeric_limits<T>::epsilon(), count);
+  geo::check_launch("procrustes3_backward");
+}
+
+std::tuple<Tensor, Tensor> procrustes3_cuda(const Tensor& M_) {
+  STD_TORCH_CHECK(M_.dim() >= 2 && M_.size(-1) == 3 && M_.size(-2) == 3, "procrustes3: expected M of shape (..., 3, 3)");
+  const bool wide = geo::is_double(M_, "procrustes3");
+  const torch::stable::accelerator::DeviceGuard guard(M_.get_device_index());
+  const Tensor M = torch::stable::contiguous(M_);
+  auto shape = geo::shape_of(M);
+  Tensor R = torch::stable::new_empty(M, shape);
+  shape.pop_back();
+  Tensor s = torch::stable::new_empty(M, shape);
+  if (M.numel() == 0) return {R, s};
+  wide ? forward<double>(M, R, s) : forward<float>(M, R, s);
+  return {R, s};
+}
+
+Tensor procrustes3_backward_cuda(const Tensor& M_, const Tensor& g_) {
+  STD_TORCH_CHECK(M_.dim() >= 2 && M_.size(-1) == 3 && M_.size(-2) == 3, "procrustes3_backward: expected M of shape (..., 3, 3)");
+  STD_TORCH_CHECK(geo::shape_of(g_) == geo::shape_of(M_) && g_.scalar_type() == M_.scalar_type(), "procrustes3_backward: expected g like M");
+  const bool wide = geo::is_double(M_, "procrustes3_backward");
+  const torch::stable::accelerator::DeviceGuard guard(M_.get_device_index());
+  const Tensor M = torch::stable::contiguous(M_), g = torch::stable::contiguous(g_);
+  Tensor out = torch::stable::new_empty(M, geo::shape_of(M));
+  if (M.numel() == 0) return out;
+  wide ? gradient<double>(M, g, out) : gradient<float>(M, g, out);
+  return out;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(geocore, CUDA, m) {
+  m.impl("procrustes3", TORCH_BOX(&procrustes3_cuda));
+  m.impl("procrustes3_backward", TORCH_BOX(&procrustes3_backward_cuda));
+}

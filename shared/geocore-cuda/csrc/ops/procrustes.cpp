@@ -1,0 +1,61 @@
+#include "ops/common.h"
+
+GEO_DECLARE(void procrustes3_f32(const float*, float*, float*, int64_t, int64_t))
+GEO_DECLARE(void procrustes3_f64(const double*, double*, double*, int64_t, int64_t))
+GEO_DECLARE(void procrustes3_backward_f32(const float*, const float*, float*, int64_t, int64_t))
+GEO_DECLARE(void procrustes3_backward_f64(const double*, const double*, double*, int64_t, int64_t))
+
+namespace {
+
+using geo::Tensor;
+
+template <class T>
+void forward(const Tensor& M, Tensor& R, Tensor& s, void (*kernel)(const T*, T*, T*, int64_t, int64_t)) {
+  const T* from = M.const_data_ptr<T>();
+  T *r = R.mutable_data_ptr<T>(), *values = s.mutable_data_ptr<T>();
+  torch::stable::parallel_for(0, M.numel() / 9, geo::grain(100), [&](int64_t begin, int64_t end) { kernel(from, r, values, begin, end); });
+}
+
+template <class T>
+void gradient(const Tensor& M, const Tensor& g, Tensor& out, void (*kernel)(const T*, const T*, T*, int64_t, int64_t)) {
+  const T *from = M.const_data_ptr<T>(), *given = g.const_data_ptr<T>();
+  T* found = out.mutable_data_ptr<T>();
+  torch::stable::parallel_for(0, M.numel() / 9, geo::grain(120), [&](int64_t begin, int64_t end) { kernel(from, given, found, begin, end); });
+}
+
+std::tuple<Tensor, Tensor> procrustes3_cpu(const Tensor& M_) {
+  STD_TORCH_CHECK(M_.dim() >= 2 && M_.size(-1) == 3 && M_.size(-2) == 3, "procrustes3: expected M of shape (..., 3, 3)");
+  const bool wide = geo::is_double(M_, "procrustes3");
+  const Tensor M = torch::stable::contiguous(M_);
+  auto shape = geo::shape_of(M);
+  Tensor R = torch::stable::new_empty(M, shape);
+  shape.pop_back();
+  Tensor s = torch::stable::new_empty(M, shape);
+  if (M.numel() == 0) return {R, s};
+  if (wide)
+    forward<double>(M, R, s, GEO_BEST(procrustes3_f64));
+  else
+    forward<float>(M, R, s, GEO_BEST(procrustes3_f32));
+  return {R, s};
+}
+
+Tensor procrustes3_backward_cpu(const Tensor& M_, const Tensor& g_) {
+  STD_TORCH_CHECK(M_.dim() >= 2 && M_.size(-1) == 3 && M_.size(-2) == 3, "procrustes3_backward: expected M of shape (..., 3, 3)");
+  STD_TORCH_CHECK(geo::shape_of(g_) == geo::shape_of(M_) && g_.scalar_type() == M_.scalar_type(), "procrustes3_backward: expected g like M");
+  const bool wide = geo::is_double(M_, "procrustes3_backward");
+  const Tensor M = torch::stable::contiguous(M_), g = torch::stable::contiguous(g_);
+  Tensor out = torch::stable::new_empty(M, geo::shape_of(M));
+  if (M.numel() == 0) return out;
+  if (wide)
+    gradient<double>(M, g, out, GEO_BEST(procrustes3_backward_f64));
+  else
+    gradient<float>(M, g, out, GEO_BEST(procrustes3_backward_f32));
+  return out;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(geocore, CPU, m) {
+  m.impl("procrustes3", TORCH_BOX(&procrustes3_cpu));
+  m.impl("procrustes3_backward", TORCH_BOX(&procrustes3_backward_cpu));
+}

@@ -1,0 +1,78 @@
+"""Where a compiled kernel pays: one row per operator and device, measured with the benchmarks of ``geocore-cuda``."""
+
+from dataclasses import dataclass
+
+import torch
+
+__all__ = ["TABLE", "Row", "describe", "pays"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """When an operator's kernel is chosen over its reference.
+
+    Args:
+        sizes: Smallest and largest size of one item (matrix order, vector length); ``(0, 0)`` where there is only one.
+        count: Fewest items for which the kernel pays, in float32 and in float64; ``None`` never in that dtype.
+        gain: What was measured, for ``geocore info``.
+    """
+
+    sizes: tuple[int, int] = (0, 0)
+    count: tuple[int | None, int | None] = (0, 0)
+    gain: str = "not yet measured"
+
+
+TABLE: dict[tuple[str, str], Row] = {
+    ("matrix_to_quat", "cpu"): Row(gain="5 to 15 times"),
+    ("obb_intersection", "cpu"): Row(gain="34 to 47 times"),
+    ("obb_iou_list", "cpu"): Row(gain="11 to 68 times"),
+    ("obb_iou_table", "cpu"): Row(gain="8 to 16 times"),
+    ("obb_nms", "cpu"): Row(gain="16 to 58 times"),
+    ("obb_ratio", "cpu"): Row(gain="17 to 31 times, 9 to 29 with backward"),
+    ("procrustes3", "cpu"): Row((3, 3), (1, 1), "3 to 23 times"),
+    ("quat_mul", "cpu"): Row(gain="1.4 to 17 times"),
+    ("quat_to_matrix", "cpu"): Row(gain="3 to 16 times"),
+    ("rope_apply", "cpu"): Row(count=(4096, 4096), gain="2 to 9 times"),
+    ("small_expm", "cpu"): Row((1, 16), (1, 1), "4 to 55 times"),
+    ("so3_exp", "cpu"): Row(gain="7 to 20 times"),
+    ("so3_log", "cpu"): Row(gain="3 to 30 times"),
+    ("sym_eig", "cpu"): Row((2, 16), (8, 8), "2.4 to 74 times"),
+    # what the kernels can do at all; GPU figures are missing
+    ("procrustes3", "cuda"): Row((3, 3)),
+    ("small_expm", "cuda"): Row((1, 16)),
+    ("sym_eig", "cuda"): Row((2, 32)),
+}
+"""Operator and device type to its row. An operator without one is always chosen where a kernel is announced."""
+
+
+def pays(name: str, device: str, dtype: torch.dtype, size: int, count: int | None) -> bool:
+    """Whether the table says that the kernel is the faster one; ``count=None`` leaves the number of items out."""
+    row = TABLE.get((name, device))
+    if row is None:
+        return dtype in (torch.float32, torch.float64)
+    if dtype == torch.float32:
+        least = row.count[0]
+    elif dtype == torch.float64:
+        least = row.count[1]
+    else:
+        return False
+    low, high = row.sizes
+    if least is None or (high and not low <= size <= high):
+        return False
+    return count is None or count >= least
+
+
+def describe(name: str, device: str) -> str:
+    """One line for ``geocore info``: for which sizes and from how many items on the kernel runs, and the measured gain."""
+    row = TABLE.get((name, device))
+    if row is None:
+        return "wherever it can; gain not yet measured"
+    low, high = row.sizes
+    sizes = f"sizes {low} to {high}" if high > low else f"size {high}" if high else "always"
+    least = row.count
+    if least[0] == least[1]:
+        when = f" from {least[0]} items on" if least[0] else ""
+    else:
+        parts = zip(("float32", "float64"), least, strict=True)
+        when = ", " + ", ".join(f"{t} never" if n is None else f"{t} from {n} items on" for t, n in parts)
+    return f"{sizes}{when}; {row.gain}"
