@@ -30,7 +30,7 @@ def test_geocore_found_it():
 
 
 def test_what_is_announced_is_what_the_dispatcher_has():
-    for room in ("blocks", "orthogonal", "planar", "spd"):  # a room defines its operators when it is imported
+    for room in ("blocks", "householder", "orthogonal", "planar", "so3", "spd"):  # a room defines its operators when it is imported
         importlib.import_module(f"geocore.{room}")
 
     for device, key in (("cpu", "CPU"), ("cuda", "CUDA")):

@@ -33,4 +33,13 @@ inline std::vector<int64_t> with_trailing(const torch::stable::Tensor& x, const 
   return shape;
 }
 
+// Square systems A (..., m, m) with right-hand sides B (..., m, d) of the same batch and dtype.
+inline void check_systems(const torch::stable::Tensor& A, const torch::stable::Tensor& B) {
+  const int64_t rank = A.dim();
+  STD_TORCH_CHECK(rank >= 2 && A.size(-1) == A.size(-2), "unit_solve: expected A of shape (..., m, m)");
+  STD_TORCH_CHECK(B.dim() == rank && B.size(-2) == A.size(-1), "unit_solve: expected B of shape (..., m, d)");
+  for (int64_t i = 0; i + 2 < rank; ++i) STD_TORCH_CHECK(A.size(i) == B.size(i), "unit_solve: A and B must have one batch shape");
+  STD_TORCH_CHECK(A.scalar_type() == B.scalar_type(), "unit_solve: A and B must have one dtype");
+}
+
 }  // namespace geo

@@ -40,6 +40,7 @@ _EVERYWHERE = frozenset(
         "so3_log",
         "so3_log_backward",
         "sym_eig",
+        "unit_solve",
     }
 )
 KERNELS: dict[str, frozenset[str]] = {"cpu": _EVERYWHERE | {"obb_iou_list"}, "cuda": _EVERYWHERE}

@@ -37,10 +37,12 @@ TABLE: dict[tuple[str, str], Row] = {
     ("so3_exp", "cpu"): Row(gain="7 to 20 times"),
     ("so3_log", "cpu"): Row(gain="3 to 30 times"),
     ("sym_eig", "cpu"): Row((2, 16), (8, 8), "2.4 to 74 times"),
+    ("unit_solve", "cpu"): Row((1, 128), (1024, 1024), "1.4 to 16 times"),
     # what the kernels can do at all; GPU figures are missing
     ("procrustes3", "cuda"): Row((3, 3)),
     ("small_expm", "cuda"): Row((1, 16)),
     ("sym_eig", "cuda"): Row((2, 32)),
+    ("unit_solve", "cuda"): Row((1, 128)),
 }
 """Operator and device type to its row. An operator without one is always chosen where a kernel is announced."""
 

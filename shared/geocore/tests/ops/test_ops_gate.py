@@ -194,6 +194,7 @@ def symmetric(seed):
 
 OTHERS = {
     "rope_apply": lambda: (vectors(1, 2, 3, 8), vectors(2, 3, 4), vectors(3, 3, 4), True, False),
+    "unit_solve": lambda: (vectors(1, 2, 4, 4), vectors(2, 2, 4, 3), True, True),
     "small_expm": lambda: (vectors(1, 4, 5, 5),),
     "sym_eig": lambda: (symmetric(1),),
     "procrustes3": lambda: (vectors(1, 4, 3, 3),),
@@ -206,7 +207,7 @@ OTHERS = {
 @pytest.mark.parametrize("name", OTHERS)
 def test_references_of_the_other_rooms_are_operators(name):
     """With no kernel loaded this runs the plain formula through the dispatcher, schema, fake and gradient included."""
-    for room in ("blocks", "orthogonal", "planar", "spd"):
+    for room in ("blocks", "householder", "orthogonal", "planar", "spd"):
         importlib.import_module(f"geocore.{room}")
     check_op(getattr(torch.ops.geocore, name).default, *(a.requires_grad_() if isinstance(a, torch.Tensor) else a for a in OTHERS[name]()))
 

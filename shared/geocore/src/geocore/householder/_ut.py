@@ -9,6 +9,7 @@ from torch import Tensor
 
 from geocore._checks import check_broadcastable, check_trailing
 from geocore._precision import full_precision
+from geocore.householder._wy import unit_solve
 
 __all__ = ["UTTransform", "decay_mask", "ut_transform"]
 
@@ -91,21 +92,15 @@ def _system(K: Tensor, beta: Tensor, log_decay: Tensor | None) -> Tensor:
     return torch.tril(beta[..., :, None] * gram, diagonal=-1)
 
 
-def _lower_solve(A: Tensor, B: Tensor) -> Tensor:
-    batch = torch.broadcast_shapes(A.shape[:-2], B.shape[:-2])
-    A, B = A.expand(*batch, *A.shape[-2:]), B.expand(*batch, *B.shape[-2:])
-    return torch.linalg.solve_triangular(A, B, upper=False, unitriangular=True)
-
-
 @full_precision
 def _w(K: Tensor, beta: Tensor, log_decay: Tensor | None) -> Tensor:
     weight = beta if log_decay is None else beta * torch.exp(log_decay.cumsum(-1))
-    return _lower_solve(_system(K, beta, log_decay), weight[..., :, None] * K)
+    return unit_solve(_system(K, beta, log_decay), weight[..., :, None] * K, upper=False)
 
 
 @full_precision
 def _u(K: Tensor, beta: Tensor, log_decay: Tensor | None, V: Tensor) -> Tensor:
-    return _lower_solve(_system(K, beta, log_decay), beta[..., :, None] * V)
+    return unit_solve(_system(K, beta, log_decay), beta[..., :, None] * V, upper=False)
 
 
 class _Solve:

@@ -1,9 +1,13 @@
 """The pieces of the compact WY form that every product of factors is made of."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-__all__ = ["reflection_tau", "scaled_gram", "smallest_square", "unit_upper_solve"]
+from geocore import _ops
+
+__all__ = ["reflection_tau", "scaled_gram", "smallest_square", "unit_solve", "unit_upper_solve"]
 
 
 def smallest_square(V: Tensor) -> float:
@@ -23,8 +27,40 @@ def scaled_gram(V: Tensor, tau: Tensor) -> Tensor:
     return tau[..., :, None] * torch.triu(V.mT @ V, diagonal=1)
 
 
+def unit_solve_reference(A: Tensor, B: Tensor, upper: bool, transpose: bool) -> Tensor:
+    """``unit_solve`` by ``torch.linalg``."""
+    return torch.linalg.solve_triangular(A.mT if transpose else A, B, upper=upper != transpose, unitriangular=True).contiguous()
+
+
+def _backward(inputs: tuple[Any, ...], outputs: tuple[Tensor, ...], grads: tuple[Tensor, ...], needs: tuple[bool, ...]) -> tuple[Any, ...]:
+    (A, _, upper, transpose), (X,) = inputs, outputs
+    back = torch.ops.geocore.unit_solve(A, grads[0], upper, not transpose)
+    if not needs[0]:
+        return None, back
+    outer = X @ back.mT if transpose else back @ X.mT
+    return -(outer.triu(1) if upper else outer.tril(-1)), back
+
+
+_ops.define(
+    "unit_solve",
+    "(Tensor A, Tensor B, bool upper, bool transpose) -> Tensor",
+    unit_solve_reference,
+    lambda A, B, upper, transpose: B.new_empty(B.shape),
+    backward=_backward,
+    tell_needs=True,
+)
+
+
+def unit_solve(A: Tensor, B: Tensor, *, upper: bool, transpose: bool = False) -> Tensor:
+    """``(I + T)^-1 B``, or with the transpose of that inverse, for the strictly triangular part ``T`` of ``A``; batches broadcast."""
+    if A.shape[:-2] != B.shape[:-2]:
+        batch = torch.broadcast_shapes(A.shape[:-2], B.shape[:-2])
+        A, B = A.expand(*batch, *A.shape[-2:]), B.expand(*batch, *B.shape[-2:])
+    if _ops.kernel_may_run("unit_solve", A, B, size=A.shape[-1], count=B.shape[:-2].numel() * B.shape[-1]):
+        return torch.ops.geocore.unit_solve(A, B, upper, transpose)
+    return torch.linalg.solve_triangular(A.mT if transpose else A, B, upper=upper != transpose, unitriangular=True)
+
+
 def unit_upper_solve(A: Tensor, B: Tensor, *, transpose: bool = False) -> Tensor:
     """``(I + A)^-1 B`` for strictly upper triangular ``A``, or with the transpose of that inverse."""
-    if transpose:
-        return torch.linalg.solve_triangular(A.mT, B, upper=False, unitriangular=True)
-    return torch.linalg.solve_triangular(A, B, upper=True, unitriangular=True)
+    return unit_solve(A, B, upper=True, transpose=transpose)

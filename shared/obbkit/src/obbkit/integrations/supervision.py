@@ -1,6 +1,7 @@
 """Detections as those of supervision, whose annotators, trackers and zones read oriented boxes from ``data["xyxyxyxy"]``."""
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ def to_detections(found: Mapping[str, Tensor]) -> Any:
         shapes = [tuple(t.shape) for t in (boxes, scores, labels)]
         raise ValueError(f"found must have boxes (k, 5) and one score and label each, got {shapes}")
     try:
-        import supervision  # pyright: ignore[reportMissingImports]
+        supervision: Any = import_module("supervision")
     except ImportError as error:
         raise ImportError("obbkit.integrations.supervision needs supervision: pip install supervision") from error
     return supervision.Detections(

@@ -3,6 +3,7 @@
 Its rotated formats count degrees, counter-clockwise as seen on the screen: the opposite of our angle. Corners are in our order.
 """
 
+from importlib import import_module
 from math import pi
 from typing import Any
 
@@ -18,7 +19,7 @@ __all__ = ["from_bounding_boxes", "to_bounding_boxes"]
 
 def _tv_tensors() -> Any:
     try:
-        from torchvision import tv_tensors  # pyright: ignore[reportMissingImports]
+        tv_tensors = import_module("torchvision.tv_tensors")
     except (ImportError, RuntimeError) as error:  # the second where its operators were built for another torch
         raise ImportError(f"obbkit.integrations.torchvision needs a torchvision that fits this torch: {error}") from error
     if not hasattr(tv_tensors.BoundingBoxFormat, "CXCYWHR"):
