@@ -1,6 +1,6 @@
 """What layers call: rotary embedding and unit triangular solves of Householder products, with kernels, without, and torch alone.
 
-    python bench_layers.py [--quick] [--device cuda] [--json FILE] [--only rope]
+python bench_layers.py [--quick] [--device cuda] [--json FILE] [--only rope]
 """
 
 from collections.abc import Callable
