@@ -67,6 +67,23 @@ def eigh(n: int, batch: int, dtype: str, device: str) -> Case:
     )
 
 
+@bench.case(sizes=sizes((3,), (False,)))
+def svd(n: int, batch: int, dtype: str, device: str) -> Case:
+    M = matrices(n, batch, dtype, device)
+    tol = 1e-4 if dtype == "float32" else 1e-12
+
+    def check(results: dict[str, tuple[Tensor, ...]]) -> None:
+        for U, s, Vh in results.values():
+            torch.testing.assert_close((U * s[..., None, :]) @ Vh, M, rtol=0, atol=tol)
+
+    return Case(
+        ours="geocore-cuda",
+        candidates={"geocore-cuda": lambda: _dispatch.svd(M), "linalg.svd": lambda: torch.linalg.svd(M)},
+        targets={"linalg.svd": 0.2},
+        check=check,
+    )
+
+
 @bench.case(sizes=sizes((3,), (False, True)))
 def special_procrustes(n: int, batch: int, dtype: str, backward: bool, device: str) -> Case:
     M = matrices(n, batch, dtype, device)

@@ -134,7 +134,7 @@ def test_info_says_where_each_kernel_takes_over():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_cuda_kernels_give_what_the_formulas_give(dtype):
-    """Every rotation kernel on the device, also on another stream, strided, empty; against the formulas on the CPU."""
+    """The kernels of rotations and layers on the device, also on another stream, strided, empty; against the formulas on the CPU."""
     w = torch.randn(1003, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(dtype)
     G = torch.randn(1003, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).to(dtype)
     R = _ops._DEFINED["so3_exp"](w)
@@ -149,17 +149,21 @@ def test_cuda_kernels_give_what_the_formulas_give(dtype):
         "quat_to_matrix_backward": (q, G),
         "matrix_to_quat_backward": (R, q.flip(0).contiguous()),
         "quat_mul": (q, q.flip(0).contiguous()),
+        "rope_apply": (G[:, :, :2].contiguous(), R[:, :, :1].contiguous(), R[:, :, 1:2].contiguous()),
+        "unit_solve": (0.3 * R, G),
     }
+    flags = {"rope_apply": (True, False), "unit_solve": (True, False)}
     stream = torch.cuda.Stream()
     for name, arguments in calls.items():
-        op, wanted = getattr(torch.ops.geocore, name), _ops._DEFINED[name](*(a.double() for a in arguments))
+        rest = flags.get(name, ())
+        op, wanted = getattr(torch.ops.geocore, name), _ops._DEFINED[name](*(a.double() for a in arguments), *rest)
         moved = [a.cuda() for a in arguments]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            value = op(*moved)
+            value = op(*moved, *rest)
         torch.cuda.current_stream().wait_stream(stream)
         size = wanted.abs().amax().clamp(min=1)
         assert float((value.cpu().double() - wanted).abs().max() / size) <= 200 * torch.finfo(dtype).eps, name
         strided = [a.repeat_interleave(2, 0)[::2] for a in moved]
-        torch.testing.assert_close(op(*strided), value)
-        assert op(*(a[:0] for a in moved)).shape[0] == 0
+        torch.testing.assert_close(op(*strided, *rest), value)
+        assert op(*(a[:0] for a in moved), *rest).shape[0] == 0

@@ -34,6 +34,18 @@ void forward(const T* M, T* R, T* s, int64_t begin, int64_t end) {
 }
 
 template <class T>
+void factors(const T* M, T* U, T* s, T* Vh, int64_t begin, int64_t end) {
+  for (int64_t at = begin; at < end; at += Traits<DoubleLanes>::width) {
+    DoubleLanes m[9], u[9], values[3], v[9];
+    load_wide(M, at, end, m);
+    factors3(m, u, values, v);
+    store_wide<9>(U, at, end, u);
+    store_wide<3>(s, at, end, values);
+    store_wide<9>(Vh, at, end, v);
+  }
+}
+
+template <class T>
 void gradient(const T* M, const T* g, T* out, int64_t begin, int64_t end) {
   for (int64_t at = begin; at < end; at += Traits<DoubleLanes>::width) {
     DoubleLanes m[9], given[9], found[9];
@@ -48,6 +60,8 @@ void gradient(const T* M, const T* g, T* out, int64_t begin, int64_t end) {
 
 void procrustes3_f32(const float* M, float* R, float* s, int64_t begin, int64_t end) { forward(M, R, s, begin, end); }
 void procrustes3_f64(const double* M, double* R, double* s, int64_t begin, int64_t end) { forward(M, R, s, begin, end); }
+void svd3_f32(const float* M, float* U, float* s, float* Vh, int64_t begin, int64_t end) { factors(M, U, s, Vh, begin, end); }
+void svd3_f64(const double* M, double* U, double* s, double* Vh, int64_t begin, int64_t end) { factors(M, U, s, Vh, begin, end); }
 void procrustes3_backward_f32(const float* M, const float* g, float* out, int64_t begin, int64_t end) { gradient(M, g, out, begin, end); }
 void procrustes3_backward_f64(const double* M, const double* g, double* out, int64_t begin, int64_t end) { gradient(M, g, out, begin, end); }
 

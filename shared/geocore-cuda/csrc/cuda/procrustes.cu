@@ -21,6 +21,20 @@ __global__ void forward_kernel(const T* __restrict__ M, T* __restrict__ R, T* __
 }
 
 template <class T>
+__global__ void factors_kernel(const T* __restrict__ M, T* __restrict__ U, T* __restrict__ s, T* __restrict__ Vh, int64_t count) {
+  for (GEO_GRID_LOOP(i, count)) {
+    double m[9], u[9], values[3], v[9];
+#pragma unroll
+    for (int k = 0; k < 9; ++k) m[k] = M[9 * i + k];
+    geo::factors3(m, u, values, v);
+#pragma unroll
+    for (int k = 0; k < 9; ++k) U[9 * i + k] = static_cast<T>(u[k]), Vh[9 * i + k] = static_cast<T>(v[k]);
+#pragma unroll
+    for (int k = 0; k < 3; ++k) s[3 * i + k] = static_cast<T>(values[k]);
+  }
+}
+
+template <class T>
 __global__ void gradient_kernel(const T* __restrict__ M, const T* __restrict__ g, T* __restrict__ out, double floor, int64_t count) {
   for (GEO_GRID_LOOP(i, count)) {
     double m[9], given[9], found[9];
@@ -74,9 +88,32 @@ Tensor procrustes3_backward_cuda(const Tensor& M_, const Tensor& g_) {
   return out;
 }
 
+template <class T>
+void factors(const Tensor& M, Tensor& U, Tensor& s, Tensor& Vh) {
+  const int64_t count = M.numel() / 9;
+  factors_kernel<<<geo::blocks(count, THREADS), THREADS, 0, geo::current_stream(M)>>>(
+      M.const_data_ptr<T>(), U.mutable_data_ptr<T>(), s.mutable_data_ptr<T>(), Vh.mutable_data_ptr<T>(), count);
+  geo::check_launch("svd3");
+}
+
+std::tuple<Tensor, Tensor, Tensor> svd3_cuda(const Tensor& M_) {
+  STD_TORCH_CHECK(M_.dim() >= 2 && M_.size(-1) == 3 && M_.size(-2) == 3, "svd3: expected M of shape (..., 3, 3)");
+  const bool wide = geo::is_double(M_, "svd3");
+  const torch::stable::accelerator::DeviceGuard guard(M_.get_device_index());
+  const Tensor M = torch::stable::contiguous(M_);
+  auto shape = geo::shape_of(M);
+  Tensor U = torch::stable::new_empty(M, shape), Vh = torch::stable::new_empty(M, shape);
+  shape.pop_back();
+  Tensor s = torch::stable::new_empty(M, shape);
+  if (M.numel() == 0) return {U, s, Vh};
+  wide ? factors<double>(M, U, s, Vh) : factors<float>(M, U, s, Vh);
+  return {U, s, Vh};
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(geocore, CUDA, m) {
   m.impl("procrustes3", TORCH_BOX(&procrustes3_cuda));
   m.impl("procrustes3_backward", TORCH_BOX(&procrustes3_backward_cuda));
+  m.impl("svd3", TORCH_BOX(&svd3_cuda));
 }

@@ -81,7 +81,7 @@ GEO_FN Svd3<S> svd3(const S* M) {
   for (int c = 0; c < 3; ++c)
     for (int r = 0; r < 3; ++r) {
       w[3 * c + r] = M[3 * r + c] * scale.by + poison;
-      out.v[3 * c + r] = c == r ? one : zero;
+      out.v[3 * c + r] = (c == r ? one : zero) + poison;
     }
   auto working = most == most;
   for (int k = 0; k < MOST_SWEEPS && any(working); ++k) {
@@ -133,6 +133,20 @@ GEO_FN void procrustes3(const S* M, S* R, S* s) {
       e[3 * i + j] = constant<S>(0.5) * (constant<S>(i == j ? 1 : 0) - q[i] * q[j] - q[3 + i] * q[3 + j] - q[6 + i] * q[6 + j]);
   for (int r = 0; r < 3; ++r)
     for (int c = 0; c < 3; ++c) R[3 * r + c] = q[3 * r + c] + (q[3 * r] * e[c] + q[3 * r + 1] * e[3 + c] + q[3 * r + 2] * e[6 + c]);
+}
+
+// The factors row by row, singular values not negative: M = U diag(s) Vh.
+template <class S>
+GEO_FN void factors3(const S* M, S* U, S* s, S* Vh) {
+  const Svd3<S> f = svd3(M);
+  const auto negative = f.s[2] < S{};
+  for (int c = 0; c < 3; ++c)
+    for (int r = 0; r < 3; ++r) {
+      const S u = f.u[3 * c + r];
+      U[3 * r + c] = c == 2 ? pick(negative, -u, u) : u;
+      Vh[3 * c + r] = f.v[3 * c + r];
+    }
+  for (int c = 0; c < 3; ++c) s[c] = (c == 2 ? magnitude(f.s[2]) : f.s[c]) * f.back;
 }
 
 // Gradient of R with respect to M applied to g: U ((B - B^T) o 1 / (s_i + s_j)) V^T with B = U^T g V. Sums that vanish relative to

@@ -4,6 +4,8 @@ GEO_DECLARE(void procrustes3_f32(const float*, float*, float*, int64_t, int64_t)
 GEO_DECLARE(void procrustes3_f64(const double*, double*, double*, int64_t, int64_t))
 GEO_DECLARE(void procrustes3_backward_f32(const float*, const float*, float*, int64_t, int64_t))
 GEO_DECLARE(void procrustes3_backward_f64(const double*, const double*, double*, int64_t, int64_t))
+GEO_DECLARE(void svd3_f32(const float*, float*, float*, float*, int64_t, int64_t))
+GEO_DECLARE(void svd3_f64(const double*, double*, double*, double*, int64_t, int64_t))
 
 namespace {
 
@@ -53,9 +55,33 @@ Tensor procrustes3_backward_cpu(const Tensor& M_, const Tensor& g_) {
   return out;
 }
 
+template <class T>
+void factors(const Tensor& M, Tensor& U, Tensor& s, Tensor& Vh, void (*kernel)(const T*, T*, T*, T*, int64_t, int64_t)) {
+  const T* from = M.const_data_ptr<T>();
+  T *u = U.mutable_data_ptr<T>(), *values = s.mutable_data_ptr<T>(), *v = Vh.mutable_data_ptr<T>();
+  torch::stable::parallel_for(0, M.numel() / 9, geo::grain(100), [&](int64_t begin, int64_t end) { kernel(from, u, values, v, begin, end); });
+}
+
+std::tuple<Tensor, Tensor, Tensor> svd3_cpu(const Tensor& M_) {
+  STD_TORCH_CHECK(M_.dim() >= 2 && M_.size(-1) == 3 && M_.size(-2) == 3, "svd3: expected M of shape (..., 3, 3)");
+  const bool wide = geo::is_double(M_, "svd3");
+  const Tensor M = torch::stable::contiguous(M_);
+  auto shape = geo::shape_of(M);
+  Tensor U = torch::stable::new_empty(M, shape), Vh = torch::stable::new_empty(M, shape);
+  shape.pop_back();
+  Tensor s = torch::stable::new_empty(M, shape);
+  if (M.numel() == 0) return {U, s, Vh};
+  if (wide)
+    factors<double>(M, U, s, Vh, GEO_BEST(svd3_f64));
+  else
+    factors<float>(M, U, s, Vh, GEO_BEST(svd3_f32));
+  return {U, s, Vh};
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(geocore, CPU, m) {
   m.impl("procrustes3", TORCH_BOX(&procrustes3_cpu));
   m.impl("procrustes3_backward", TORCH_BOX(&procrustes3_backward_cpu));
+  m.impl("svd3", TORCH_BOX(&svd3_cpu));
 }

@@ -39,6 +39,7 @@ _EVERYWHERE = frozenset(
         "so3_exp_backward",
         "so3_log",
         "so3_log_backward",
+        "svd3",
         "sym_eig",
         "unit_solve",
     }

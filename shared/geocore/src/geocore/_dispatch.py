@@ -7,7 +7,7 @@ from torch.autograd import forward_ad
 
 from geocore import _ops
 
-__all__ = ["eigh", "eigvalsh", "matrix_exp", "needs_composable"]
+__all__ = ["eigh", "eigvalsh", "matrix_exp", "needs_composable", "svd"]
 
 
 def needs_composable() -> bool:
@@ -71,6 +71,53 @@ def eigvalsh(A: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n"]:
     if _ops.kernel_may_run("sym_eig", A, size=A.shape[-1], count=_count(A)):
         return torch.ops.geocore.sym_eig(A)[0]
     return torch.linalg.eigvalsh(A)
+
+
+def _svd_reference(M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    U, s, Vh = torch.linalg.svd(M)
+    return U.contiguous(), s.contiguous(), Vh.contiguous()
+
+
+def _svd_gradient(inputs: tuple[Tensor], outputs: tuple[Tensor, ...], grads: tuple[Tensor, ...]) -> tuple[Tensor]:
+    """``U ((skew(U^T g_U) / E) S + S (skew(V^T g_V) / E) + diag(g_s)) V^T`` with ``E_ij = s_j^2 - s_i^2`` and ``skew(X) = X - X^T``."""
+    del inputs
+    (U, s, Vh), (g_U, g_s, g_Vh) = outputs, grads
+    eye = torch.eye(s.shape[-1], dtype=s.dtype, device=s.device)
+    left, right = U.mT @ g_U, Vh @ g_Vh.mT
+    E = s[..., None, :].square() - s[..., :, None].square() + eye
+
+    def over(X: Tensor) -> Tensor:  # where only the values are differentiated, equal ones do no harm
+        X = X - X.mT
+        return torch.where(X == 0, X, X / E)
+
+    core = over(left) * s[..., None, :] + s[..., :, None] * over(right) + torch.diag_embed(g_s)
+    return (U @ core @ Vh,)
+
+
+_ops.define(
+    "svd3",
+    "(Tensor M) -> (Tensor, Tensor, Tensor)",
+    _svd_reference,
+    lambda M: (M.new_empty(M.shape), M.new_empty(M.shape[:-1]), M.new_empty(M.shape)),
+    backward=_svd_gradient,
+)
+
+
+def svd(M: Float[Tensor, "*batch n n"]) -> tuple[Float[Tensor, "*batch n n"], Float[Tensor, "*batch n"], Float[Tensor, "*batch n n"]]:
+    """``torch.linalg.svd`` of real square matrices, by a kernel where that is faster (3x3).
+
+    The kernel gives NaN for a matrix that is not finite, where LAPACK raises.
+
+    Args:
+        M: Shape ``(..., n, n)``, float32 or float64.
+
+    Returns:
+        ``U``, the singular values, descending, and ``V^T``.
+    """
+    if M.shape[-2:] == (3, 3) and _ops.kernel_may_run("svd3", M, size=3, count=_count(M)):
+        return torch.ops.geocore.svd3(M)
+    U, s, Vh = torch.linalg.svd(M)
+    return U, s, Vh
 
 
 def _plain_exp(A: Tensor) -> Tensor:

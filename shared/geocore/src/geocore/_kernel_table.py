@@ -36,6 +36,7 @@ TABLE: dict[tuple[str, str], Row] = {
     ("small_expm", "cpu"): Row((1, 16), (1, 1), "4 to 55 times"),
     ("so3_exp", "cpu"): Row(gain="7 to 20 times"),
     ("so3_log", "cpu"): Row(gain="3 to 30 times"),
+    ("svd3", "cpu"): Row((3, 3), (4, 4), "19 to 22 times"),
     ("sym_eig", "cpu"): Row((2, 16), (8, 8), "2.4 to 74 times"),
     ("unit_solve", "cpu"): Row((1, 128), (1024, 1024), "1.4 to 16 times"),
     # what the kernels can do at all; GPU figures are missing

@@ -196,6 +196,7 @@ OTHERS = {
     "rope_apply": lambda: (vectors(1, 2, 3, 8), vectors(2, 3, 4), vectors(3, 3, 4), True, False),
     "unit_solve": lambda: (vectors(1, 2, 4, 4), vectors(2, 2, 4, 3), True, True),
     "small_expm": lambda: (vectors(1, 4, 5, 5),),
+    "svd3": lambda: (vectors(1, 4, 3, 3),),
     "sym_eig": lambda: (symmetric(1),),
     "procrustes3": lambda: (vectors(1, 4, 3, 3),),
     "obb_intersection": lambda: (boxes(1, 7), boxes(2, 7)),

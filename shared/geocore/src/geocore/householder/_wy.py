@@ -53,12 +53,16 @@ _ops.define(
 
 def unit_solve(A: Tensor, B: Tensor, *, upper: bool, transpose: bool = False) -> Tensor:
     """``(I + T)^-1 B``, or with the transpose of that inverse, for the strictly triangular part ``T`` of ``A``; batches broadcast."""
-    if A.shape[:-2] != B.shape[:-2]:
+    compiling = torch.compiler.is_compiling()  # then sizes may be symbolic: nothing is counted
+    if _ops.kernel_may_run("unit_solve", A, B, size=A.shape[-1], count=None if compiling else _columns(A, B)):
         batch = torch.broadcast_shapes(A.shape[:-2], B.shape[:-2])
-        A, B = A.expand(*batch, *A.shape[-2:]), B.expand(*batch, *B.shape[-2:])
-    if _ops.kernel_may_run("unit_solve", A, B, size=A.shape[-1], count=B.shape[:-2].numel() * B.shape[-1]):
-        return torch.ops.geocore.unit_solve(A, B, upper, transpose)
+        return torch.ops.geocore.unit_solve(A.expand(*batch, *A.shape[-2:]), B.expand(*batch, *B.shape[-2:]), upper, transpose)
     return torch.linalg.solve_triangular(A.mT if transpose else A, B, upper=upper != transpose, unitriangular=True)
+
+
+def _columns(A: Tensor, B: Tensor) -> int:
+    """Right-hand sides, all systems together."""
+    return torch.broadcast_shapes(A.shape[:-2], B.shape[:-2]).numel() * B.shape[-1]
 
 
 def unit_upper_solve(A: Tensor, B: Tensor, *, transpose: bool = False) -> Tensor:

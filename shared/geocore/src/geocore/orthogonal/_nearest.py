@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from geocore import _ops
-from geocore._dispatch import needs_composable
+from geocore._dispatch import needs_composable, svd
 from geocore.orthogonal import _nearest3
 
 __all__ = ["nearest_orthogonal", "nearest_rotation"]
@@ -15,7 +15,7 @@ __all__ = ["nearest_orthogonal", "nearest_rotation"]
 
 def _signed_svd(M: Tensor, special: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``R = U V^T`` and ``U, s, V^T`` with ``M = U diag(s) V^T``; if ``special``, ``det R = 1`` and the last of ``s`` carries the sign."""
-    U, s, Vh = torch.linalg.svd(M)
+    U, s, Vh = svd(M)
     R = U @ Vh
     if special:
         flip = torch.where(_det(R) < 0, -1.0, 1.0).to(M.dtype)[..., None]

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from geocore._dispatch import eigvalsh
+from geocore._dispatch import eigvalsh, svd
 from geocore.spd._checks import check_positive, values_readable
 from geocore.spd._differences import SpectralFunction
 from geocore.spd._equations import cholesky_of
@@ -95,7 +95,7 @@ def spectrum_of_gram(S: Tensor, root: Callable[[], Tensor]) -> Spectrum:
 def singular_spectrum(B: Tensor) -> tuple[Tensor, Tensor]:
     """Ascending eigenvalues and eigenvectors of ``B B^T``."""
     B, bad = _finite(B.detach())
-    U, sigma, _ = torch.linalg.svd(B)
+    U, sigma, _ = svd(B)
     return torch.where(bad[..., None], float("nan"), sigma.square().flip(-1)), U.flip(-1)
 
 

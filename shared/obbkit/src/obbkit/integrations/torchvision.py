@@ -19,7 +19,8 @@ __all__ = ["from_bounding_boxes", "to_bounding_boxes"]
 
 def _tv_tensors() -> Any:
     try:
-        tv_tensors = import_module("torchvision.tv_tensors")
+        package = import_module("torchvision")
+        tv_tensors = package.tv_tensors if hasattr(package, "tv_tensors") else import_module("torchvision.tv_tensors")
     except (ImportError, RuntimeError) as error:  # the second where its operators were built for another torch
         raise ImportError(f"obbkit.integrations.torchvision needs a torchvision that fits this torch: {error}") from error
     if not hasattr(tv_tensors.BoundingBoxFormat, "CXCYWHR"):
