@@ -71,7 +71,7 @@ def describe(name: str, device: str) -> str:
     if row is None:
         return "wherever it can; gain not yet measured"
     low, high = row.sizes
-    sizes = f"sizes {low} to {high}" if high > low else f"size {high}" if high else "always"
+    sizes = f"sizes {low} to {high}" if high > low else f"size {high}" if high else "any size"
     least = row.count
     if least[0] == least[1]:
         when = f" from {least[0]} items on" if least[0] else ""
