@@ -56,7 +56,7 @@ def host_compiler() -> str:
     found = shutil.which(wanted)
     if found is None:
         raise BuildError(
-            f"no C++ compiler: {wanted!r} is not on the path. Install g++ 11 or newer (Debian: apt install g++), or set CXX. "
+            f"no C++ compiler: {wanted!r} is not on the path. Install one with C++20 (Debian: apt install g++), or set CXX. "
             "geocore itself needs none and works without geocore-cuda, more slowly"
         )
     return found
@@ -73,7 +73,7 @@ def cuda_compiler() -> tuple[str, Path] | None:
     found = shutil.which("nvcc", path=os.pathsep.join([str(Path(home) / "bin"), os.environ.get("PATH", "")]) if home else None)
     if found is None:
         if mode == "cuda":
-            raise BuildError("GEOCORE_CUDA_BUILD=cuda, but there is no nvcc on the path or in CUDA_HOME; install the CUDA toolkit >= 12.8")
+            raise BuildError("GEOCORE_CUDA_BUILD=cuda, but there is no nvcc on the path or in CUDA_HOME; install the CUDA toolkit")
         return None
     return found, cuda_folder(found)
 
