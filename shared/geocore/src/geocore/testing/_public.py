@@ -64,7 +64,7 @@ def check_import_cost(module: str, *, seconds: float = 0.3, forbidden: tuple[str
 
     Args:
         module: Import name of the package.
-        seconds: Allowed processor time beyond ``import torch``, which other work on the machine hardly changes; best of three runs.
+        seconds: Allowed processor time beyond ``import torch``, which other work on the machine hardly changes; the best of three runs counts.
         forbidden: Module names that the import must not load.
 
     Raises:
