@@ -13,9 +13,9 @@ __all__ = ["check_import_cost", "check_public_surface"]
 _COST = """
 import json, sys, time
 import torch
-start = time.process_time()
+start = time.perf_counter()
 import {module}
-print(json.dumps({{"seconds": time.process_time() - start, "cuda": torch.cuda.is_initialized(), "loaded": sorted(sys.modules)}}))
+print(json.dumps({{"seconds": time.perf_counter() - start, "cuda": torch.cuda.is_initialized(), "loaded": sorted(sys.modules)}}))
 """
 
 
@@ -64,7 +64,7 @@ def check_import_cost(module: str, *, seconds: float = 0.3, forbidden: tuple[str
 
     Args:
         module: Import name of the package.
-        seconds: Allowed processor time beyond ``import torch``, which other work on the machine hardly changes; the best of three runs counts.
+        seconds: Allowed time beyond ``import torch``; the best of three runs counts.
         forbidden: Module names that the import must not load.
 
     Raises:
