@@ -14,7 +14,7 @@ from deltaproduct._dispatch import part_tokens, without_autocast
 from deltaproduct._plan import Plan, dense_plan
 from deltaproduct._state_pass import backward_states, forward_states
 
-__all__ = ["Settings", "chunk_pass_recomputed", "unit_lower_inverse"]
+__all__ = ["Settings", "chunk_pass_recomputed", "differentiable_backward", "unit_lower_inverse"]
 
 _LEAF = 16  # below this size one triangular solve beats splitting into blocks
 
@@ -110,7 +110,7 @@ class _Chunk(torch.autograd.Function):
         plan, settings = ctx.settings
         with without_autocast(q.device):
             if torch.is_grad_enabled():  # a second derivative will be asked for: only plain operators have one
-                return _differentiable_backward(ctx.needs_input_grad, (q, k, v, beta, g, first), (do, dS), plan, settings)
+                return differentiable_backward(ctx.needs_input_grad, (q, k, v, beta, g, first), (do, dS), plan, settings)
             found = []
             parts = list(_parts(plan, settings.n, (q, k, v, beta, g), do))
             for (part, inputs), states in zip(reversed(parts), reversed(kept), strict=True):
@@ -140,7 +140,7 @@ def _parts(plan: Plan, n: int, inputs: tuple[Tensor | None, ...], do: Tensor | N
         yield part, (cut(q), cut(k, n), cut(v, n), cut(beta, n), cut(g), cut(do))
 
 
-def _differentiable_backward(
+def differentiable_backward(
     needed: tuple[bool, ...], inputs: tuple[Tensor | None, ...], grads: tuple[Tensor, Tensor], plan: Plan, settings: Settings
 ) -> tuple[Tensor | None, ...]:
     q, k, v, beta, g, S = (None if x is None else x.to(settings.dtype) for x in inputs)

@@ -8,6 +8,7 @@ from deltaproduct._checks import check_cu_seqlens, check_inputs, check_values
 from deltaproduct._chunk import chunk_pass
 from deltaproduct._chunk_grad import Settings, chunk_pass_recomputed
 from deltaproduct._dispatch import NORM_EPS, choose_mode, default_chunk_size, needs_composable, without_autocast
+from deltaproduct._kernel import kernel_pass, kernel_runs
 from deltaproduct._plan import dense_plan, ragged_plan
 from deltaproduct._recurrent import decode_step, recurrent_pass
 from geocore._checks import check_broadcastable, check_floating, check_positive_int, check_trailing
@@ -63,7 +64,8 @@ def delta_product(
             and has a finite gradient. Rounding that would lift ``beta |k|^2`` above 2 is taken out of ``beta``.
         mode: ``"recurrent"`` (token by token), ``"chunk"`` (parallel within chunks; hand-written gradient that saves the inputs and one
             state per chunk), ``"triton"`` (the same with a Triton kernel for the pass over chunks), ``"fla"`` (kernels of
-            flash-linear-attention: CUDA, float16 or bfloat16) or ``"auto"``. Equal up to rounding.
+            flash-linear-attention: CUDA, float16 or bfloat16) or ``"auto"``. Equal up to rounding. On the CPU ``"chunk"`` and ``"auto"``
+            take the compiled kernel where ``geocore-cuda`` is installed.
         chunk_size: Tokens per chunk; by default about 32 micro-steps on the CPU and 64 elsewhere.
         state_dtype: Smallest dtype of the state, the solve and the decays: float32 or float64. They are never in half precision.
         validate: Whether to check values too, which waits for the device: ``beta`` in [0, 2], ``beta |k|^2 <= 2``, ``g <= 0``.
@@ -99,7 +101,7 @@ def delta_product(
     offsets = None if cu_seqlens is None else check_cu_seqlens(cu_seqlens, B, T)
     check_values(k, beta, g, validate=validate, normalised=l2norm_qk)
     factor = float(max(K, 1) ** -0.5 if scale is None else scale)
-    mode = choose_mode(mode, q, k, v, tokens=T, state_dtype=state_dtype)
+    asked, mode = mode, choose_mode(mode, q, k, v, tokens=T, state_dtype=state_dtype)
     out_dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
     if mode == "fla":
         from deltaproduct.integrations.fla import fla_pass
@@ -116,12 +118,17 @@ def delta_product(
             beta = beta - _excess(k.detach(), beta.detach())
         N = B if offsets is None else len(offsets) - 1
         S = q.new_zeros(N, H, K, v.shape[-1], dtype=dtype) if initial_state is None else initial_state.to(dtype)
-        size = 1 if mode == "recurrent" else chunk_size or default_chunk_size(num_householder, q.device)
-        if mode == "recurrent" or needs_composable():
+        size = chunk_size or default_chunk_size(num_householder, q.device)
+        composable = needs_composable()
+        by_kernel = not composable and (mode == "chunk" or (mode == "recurrent" and asked == "auto"))
+        if by_kernel and kernel_runs((q, k, v, beta, g), S, min(size, T) * num_householder):
+            o, final = kernel_pass(q, k, v, beta, g, S, offsets, min(size, T), Settings(num_householder, factor, dtype))
+        elif mode == "recurrent" or composable:
             inputs = (q.to(dtype) * factor, k.to(dtype), v.to(dtype), beta.to(dtype), None if g is None else g.to(dtype), S)
             if mode == "recurrent" and T == 1 and offsets is None:
                 o, final = decode_step(*inputs)
             else:
+                size = 1 if mode == "recurrent" else size
                 plan = dense_plan(B, T, size) if offsets is None else ragged_plan(offsets, size, q.device)
                 o, final = (recurrent_pass if mode == "recurrent" else chunk_pass)(*inputs, plan, num_householder)
         else:

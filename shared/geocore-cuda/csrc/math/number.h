@@ -35,6 +35,8 @@ GEO_FN float root(float x) { return sqrtf(x); }
 GEO_FN double root(double x) { return sqrt(x); }
 GEO_FN float magnitude(float x) { return fabsf(x); }
 GEO_FN double magnitude(double x) { return fabs(x); }
+GEO_FN float exponential(float x) { return expf(x); }
+GEO_FN double exponential(double x) { return exp(x); }
 
 template <class S>
 struct Traits {

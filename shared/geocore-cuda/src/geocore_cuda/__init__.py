@@ -19,6 +19,8 @@ INTERFACE = 1
 
 _EVERYWHERE = frozenset(
     {
+        "householder_scan",
+        "householder_scan_backward",
         "matrix_to_quat",
         "matrix_to_quat_backward",
         "obb_intersection",

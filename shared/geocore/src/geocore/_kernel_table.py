@@ -23,6 +23,7 @@ class Row:
 
 
 TABLE: dict[tuple[str, str], Row] = {
+    ("householder_scan", "cpu"): Row((1, 128), (1, 1), "2 to 5 times"),
     ("matrix_to_quat", "cpu"): Row(gain="5 to 15 times"),
     ("obb_intersection", "cpu"): Row(gain="34 to 47 times"),
     ("obb_iou_list", "cpu"): Row(gain="11 to 68 times"),
@@ -40,6 +41,7 @@ TABLE: dict[tuple[str, str], Row] = {
     ("sym_eig", "cpu"): Row((2, 16), (8, 8), "2.4 to 74 times"),
     ("unit_solve", "cpu"): Row((1, 128), (1024, 1024), "1.5 to 11 times"),
     # what the kernels can do at all; GPU figures are missing
+    ("householder_scan", "cuda"): Row(count=(None, None)),  # there are faster ways on a GPU: it runs when it is called by name
     ("procrustes3", "cuda"): Row((3, 3)),
     ("small_expm", "cuda"): Row((1, 16)),
     ("sym_eig", "cuda"): Row((2, 32)),
@@ -74,7 +76,7 @@ def describe(name: str, device: str) -> str:
     sizes = f"sizes {low} to {high}" if high > low else f"size {high}" if high else "any size"
     least = row.count
     if least[0] == least[1]:
-        when = f" from {least[0]} items on" if least[0] else ""
+        when = ", never chosen" if least[0] is None else f" from {least[0]} items on" if least[0] else ""
     else:
         parts = zip(("float32", "float64"), least, strict=True)
         when = ", " + ", ".join(f"{t} never" if n is None else f"{t} from {n} items on" for t, n in parts)

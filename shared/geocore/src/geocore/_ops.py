@@ -51,7 +51,7 @@ def define(
     fake: Callable[..., Any],
     *,
     backward: Backward | None = None,
-    save_outputs: bool = True,
+    save_outputs: bool | tuple[int, ...] = True,
     tell_needs: bool = False,
     differentiable: bool = True,
 ) -> None:
@@ -62,12 +62,13 @@ def define(
 
     Args:
         name: Operator name.
-        schema: Arguments and result, as in ``"(Tensor w) -> Tensor"`` or ``"(Tensor A, int k) -> (Tensor, Tensor)"``; every tensor
-            argument is differentiable.
+        schema: Arguments and result, as in ``"(Tensor w) -> Tensor"`` or ``"(Tensor A, int k) -> (Tensor, Tensor)"``; every
+            floating-point tensor is differentiable.
         reference: Plain PyTorch implementation.
         fake: Gives empty results of the right shape, dtype and device.
-        backward: Gradient ``(inputs, outputs, grads) -> one per tensor input``, written with differentiable operations.
-        save_outputs: Whether ``backward`` looks at the outputs; without, they are not kept and it gets ``()``.
+        backward: Gradient ``(inputs, outputs, grads)``, written with differentiable operations;
+            one per floating-point tensor.
+        save_outputs: Whether ``backward`` looks at the outputs, or at which of them; it gets those only, and no others are kept.
         tell_needs: Whether ``backward`` gets a fourth argument, per input whether its gradient is needed, and may give ``None`` elsewhere.
         differentiable: Whether there is a gradient at all; ``False`` for results that are indices.
 
@@ -84,11 +85,14 @@ def define(
         return
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.is_tensor = [isinstance(value, Tensor) for value in inputs]
-        ctx.constants = [None if isinstance(value, Tensor) else value for value in inputs]
-        outputs = output if isinstance(output, tuple) else (output,)
-        kept = outputs if backward is not None and save_outputs else ()
-        ctx.save_for_backward(*(value for value in inputs if isinstance(value, Tensor)), *kept)
+        ctx.is_tensor = [isinstance(value, Tensor) and value.is_floating_point() for value in inputs]
+        ctx.constants = [None if tensor else value for tensor, value in zip(ctx.is_tensor, inputs, strict=True)]
+        kept = output if isinstance(output, tuple) else (output,)
+        if backward is None or save_outputs is False:
+            kept = ()
+        elif save_outputs is not True:
+            kept = tuple(kept[i] for i in save_outputs)
+        ctx.save_for_backward(*(value for tensor, value in zip(ctx.is_tensor, inputs, strict=True) if tensor), *kept)
 
     def gradient(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         count = sum(ctx.is_tensor)
@@ -99,7 +103,9 @@ def define(
             return tuple(next(rest) if t else c for t, c in zip(ctx.is_tensor, ctx.constants, strict=True))
 
         if backward is not None:
-            given = grads if not outputs else tuple(torch.zeros_like(o) if g is None else g for o, g in zip(outputs, grads, strict=True))
+            given = grads
+            if len(outputs) == len(grads):
+                given = tuple(torch.zeros_like(o) if g is None else g for o, g in zip(outputs, grads, strict=True))
             needs = (tuple(ctx.needs_input_grad),) if tell_needs else ()
             found = iter(backward(merged(tensors), outputs, given, *needs))
         else:

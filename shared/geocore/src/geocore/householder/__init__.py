@@ -5,6 +5,7 @@ A product is held as the vectors ``V (..., n, k)``, columns in order, and option
 column, whatever its length; a zero column is the identity, so no parameter value gives a matrix that is not orthogonal.
 """
 
+from geocore.householder import _scan as _scan  # defines its operators
 from geocore.householder._factor import from_orthogonal, permutation_to_reflectors
 from geocore.householder._product import apply_product, apply_product_reference, compact_wy, reflect, to_matrix
 from geocore.householder._ut import UTTransform, decay_mask, ut_transform
