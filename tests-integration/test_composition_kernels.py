@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from sequence_model import Tracker, commands
 from torch import Tensor, nn
 
 import spdnorm
 from deltaproduct import DeltaProduct, delta_product
 from geocore import _ops, so3
 from geocore.testing import nan_filled_empty
-from test_composition_sequence import Tracker, commands
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +84,8 @@ def test_delta_product_of_sequences_that_follow_one_another(gated, taken):
 
 def test_decoding_and_chunk_sizes(taken):
     given = inputs(2, torch.float64, True)
-    both(lambda: [delta_product(*(x[:, : 2 * m] if x.shape[1] == 42 else x[:, :m] for x in given), num_householder=2)[0] for m in (1, 2, 5)])
+    first = lambda m: [x[:, : 2 * m] if x.shape[1] == 42 else x[:, :m] for x in given]  # noqa: E731
+    both(lambda: [delta_product(*first(m), num_householder=2)[0] for m in (1, 2, 5)])
     both(lambda: [delta_product(*given, num_householder=2, chunk_size=c, mode="chunk")[0] for c in (1, 4, 21, 64, 500)])
     assert "householder_scan" in taken
 

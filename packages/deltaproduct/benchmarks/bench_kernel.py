@@ -24,12 +24,13 @@ SHAPES = [
     {"batch": 1, "tokens": 8, "heads": 4, "dim": 64},
     {"batch": 1, "tokens": 1, "heads": 4, "dim": 64},
 ]
+KINDS = [(2, False, "float32"), (1, False, "float32"), (4, False, "float32"), (2, True, "float32"), (2, False, "float64")]
 SIZES = [
     {**shape, "n_h": n, "gated": gated, "dtype": dtype, "backward": backward}
     for i, shape in enumerate(SHAPES)
-    for n, gated, dtype in ((2, False, "float32"), (1, False, "float32"), (4, False, "float32"), (2, True, "float32"), (2, False, "float64"))
+    for n, gated, dtype in KINDS
     for backward in (False, True)
-    if i == 0 or (n, gated, dtype) == (2, False, "float32")
+    if i == 0 or (n, gated, dtype) == KINDS[0]
 ]
 
 
