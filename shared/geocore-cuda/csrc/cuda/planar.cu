@@ -1,12 +1,14 @@
 // Overlap of oriented boxes on CUDA: one thread per pair, and greedy suppression by bit masks of 64 boxes.
-#include "../math/boxes.h"
-#include "common.cuh"
+#include "cuda/boxes.cuh"
+#include "cuda/common.cuh"
 
 #include <limits>
 
 namespace {
 
 using geo::Box;
+using geo::box_at;
+using geo::circles_meet;
 using geo::ScalarType;
 using geo::Tensor;
 using Word = unsigned long long;
@@ -16,21 +18,9 @@ constexpr int TILE = 64;
 constexpr int64_t CHUNK = 4096;  // rows of the mask at a time: n / 2 kB each
 
 template <class T>
-__device__ Box<T> box_at(const T* boxes, int64_t i) {
-  const T* p = boxes + 5 * i;
-  return {p[0], p[1], p[2], p[3], p[4]};
-}
-
-template <class T>
 __device__ void store(T* boxes, int64_t i, const Box<T>& box) {
   T* p = boxes + 5 * i;
   p[0] = box.x, p[1] = box.y, p[2] = box.w, p[3] = box.h, p[4] = box.t;
-}
-
-template <class T>
-__device__ bool circles_meet(const Box<T>& a, const Box<T>& b) {
-  const T dx = a.x - b.x, dy = a.y - b.y, reach = T(0.5) * (geo::root(a.w * a.w + a.h * a.h) + geo::root(b.w * b.w + b.h * b.h));
-  return dx * dx + dy * dy < reach * reach;
 }
 
 // What is measured of a pair: the area of the overlap, over that of the union, over that of the first box.

@@ -23,6 +23,7 @@ _EVERYWHERE = frozenset(
         "matrix_to_quat_backward",
         "obb_intersection",
         "obb_intersection_backward",
+        "obb_iou_list",
         "obb_iou_table",
         "obb_nms",
         "obb_ratio",
@@ -44,7 +45,7 @@ _EVERYWHERE = frozenset(
         "unit_solve",
     }
 )
-KERNELS: dict[str, frozenset[str]] = {"cpu": _EVERYWHERE | {"obb_iou_list"}, "cuda": _EVERYWHERE}
+KERNELS: dict[str, frozenset[str]] = {"cpu": _EVERYWHERE, "cuda": _EVERYWHERE}
 """Device type to the operators that the library implements there."""
 
 _HERE = Path(__file__).resolve().parent
