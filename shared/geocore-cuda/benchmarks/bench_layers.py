@@ -8,22 +8,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from geocore import _ops
 from geocore.blocks import rope_apply
 from geocore.householder._wy import unit_solve
-from geocore.testing.benchmark import Benchmark, Case
+from geocore.testing.benchmark import Benchmark, Case, plain
 
 bench = Benchmark("layers")
-
-
-def plain(fn: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """The same call with every kernel switched off."""
-
-    def run() -> Tensor:
-        with _ops.without_kernels():
-            return fn()
-
-    return run
 
 
 @bench.case(

@@ -38,6 +38,8 @@ _EVERYWHERE = frozenset(
         "small_expm_backward",
         "so3_exp",
         "so3_exp_backward",
+        "so3_geodesic",
+        "so3_geodesic_backward",
         "so3_log",
         "so3_log_backward",
         "svd3",

@@ -156,6 +156,7 @@ SHIPPED = {
 GRADIENTS = {
     "so3_exp_backward": lambda: (vectors(1, 5, 3), vectors(2, 5, 3, 3)),
     "so3_log_backward": lambda: (rotations(2), vectors(3, 5, 3)),
+    "so3_geodesic_backward": lambda: (rotations(3), rotations(4), vectors(5, 5)),
     "quat_to_matrix_backward": lambda: (vectors(5, 5, 4), vectors(6, 5, 3, 3)),
     "matrix_to_quat_backward": lambda: (rotations(6), vectors(7, 5, 4)),
 }
@@ -167,10 +168,10 @@ def test_every_operator_of_the_room_is_covered():
 
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_gradients_are_operators_too(name):
-    x, g = GRADIENTS[name]()
+    *x, g = GRADIENTS[name]()
     forward = _ops._DEFINED[name.removesuffix("_backward")]
-    torch.testing.assert_close(_ops._DEFINED[name](x, g), torch.func.vjp(forward, x)[1](g)[0], rtol=1e-12, atol=1e-12)
-    check_op(getattr(torch.ops.geocore, name).default, x.requires_grad_(), g.requires_grad_())
+    torch.testing.assert_close(_ops._DEFINED[name](*x, g), torch.func.vjp(forward, *x)[1](g)[0], rtol=1e-12, atol=1e-12)
+    check_op(getattr(torch.ops.geocore, name).default, *(a.requires_grad_() for a in (*x, g)))
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-8, 1e-3, 0.05, 0.27, 0.29, 1.0, 3.0])
