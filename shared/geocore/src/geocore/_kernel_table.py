@@ -23,18 +23,19 @@ class Row:
 
 
 TABLE: dict[tuple[str, str], Row] = {
-    ("matrix_to_quat", "cpu"): Row(gain="5 to 15 times"),
+    ("matrix_to_quat", "cpu"): Row(gain="5 to 11 times"),
     ("obb_intersection", "cpu"): Row(gain="34 to 47 times"),
     ("obb_iou_list", "cpu"): Row(gain="11 to 68 times"),
     ("obb_iou_table", "cpu"): Row(gain="8 to 16 times"),
     ("obb_nms", "cpu"): Row(gain="16 to 58 times"),
     ("obb_ratio", "cpu"): Row(gain="17 to 31 times, 9 to 29 with backward"),
     ("procrustes3", "cpu"): Row((3, 3), (1, 1), "3 to 23 times"),
-    ("quat_mul", "cpu"): Row(gain="1.4 to 17 times"),
-    ("quat_to_matrix", "cpu"): Row(gain="3 to 16 times"),
+    ("quat_mul", "cpu"): Row(gain="1.6 to 7 times"),
+    ("quat_to_matrix", "cpu"): Row(gain="4 to 13 times"),
     ("rope_apply", "cpu"): Row(count=(4096, 4096), gain="1.4 to 8 times"),
     ("small_expm", "cpu"): Row((1, 16), (1, 1), "4 to 55 times"),
     ("so3_exp", "cpu"): Row(gain="6 to 10 times"),
+    ("so3_geodesic", "cpu"): Row(gain="4 to 7 times"),
     ("so3_log", "cpu"): Row(gain="3 to 19 times"),
     ("svd3", "cpu"): Row((3, 3), (4, 4), "19 to 22 times"),
     ("sym_eig", "cpu"): Row((2, 16), (8, 8), "2.4 to 74 times"),
