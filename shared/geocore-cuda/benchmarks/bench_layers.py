@@ -1,14 +1,14 @@
-"""What layers call: rotary embedding and unit triangular solves of Householder products, with kernels, without, and torch alone.
+"""What layers call: rotary embedding, block rotations, unit triangular solves; with kernels, without, and torch alone.
 
 python bench_layers.py [--quick] [--device cuda] [--json FILE] [--only rope]
 """
 
-from collections.abc import Callable
+from itertools import product
 
 import torch
 from torch import Tensor
 
-from geocore.blocks import rope_apply
+from geocore.blocks import apply_block_rotation, rope_apply
 from geocore.householder._wy import unit_solve
 from geocore.testing.benchmark import Benchmark, Case, plain
 
@@ -34,6 +34,29 @@ def rope(batch: int, heads: int, length: int, d: int, layout: str, backward: boo
         return torch.autograd.grad(y, x, cotangent)[0] if backward else y
 
     return Case(ours="geocore-cuda", candidates={"geocore-cuda": call, "geocore": plain(call)}, atol=1e-5)
+
+
+BLOCKS = [
+    *product((1, 10_000), (96,), (2, 3, 4, 8), (True, False), ("float32",), (False, True)),
+    *product((10_000,), (768,), (3, 8), (True,), ("float32",), (False, True)),
+    *product((100_000,), (96,), (3,), (True, False), ("float32",), (False, True)),
+    *product((10_000,), (96,), (3, 8), (True, False), ("float64",), (False, True)),
+]
+
+
+@bench.case(sizes=[dict(zip(("rows", "d", "k", "shared", "dtype", "backward"), size, strict=True)) for size in BLOCKS])
+def blocks(rows: int, d: int, k: int, shared: bool, dtype: str, backward: bool, device: str) -> Case:
+    """Rows (batch, heads and tokens together) under blocks of their own or one set for all; the gradient is that in both."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(rows, d, generator=g).to(device, getattr(torch, dtype)).requires_grad_(backward)
+    R = torch.randn(*(() if shared else (rows,)), d // k, k, k, generator=g).to(x).requires_grad_(backward)
+    cotangent = torch.ones_like(x)
+
+    def call() -> tuple[Tensor, ...]:
+        y = apply_block_rotation(x, R)
+        return torch.autograd.grad(y, (x, R), cotangent) if backward else (y,)
+
+    return Case(ours="geocore-cuda", candidates={"geocore-cuda": call, "geocore": plain(call)}, atol=1e-4)
 
 
 @bench.case(

@@ -6,7 +6,6 @@
 includes making the polygons, which is how boxes of a detector arrive there.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np

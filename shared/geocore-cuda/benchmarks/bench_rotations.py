@@ -4,6 +4,7 @@ python bench_rotations.py [--quick] [--device cuda] [--json FILE] [--only exp]
 """
 
 from collections.abc import Callable
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ SIZES = sizes(
     (10_000, "float64", True),
     (100_000, "float32", True),
 )
-EVERY = sizes(*((batch, dtype, backward) for batch in (1, 1_000, 100_000) for dtype in ("float32", "float64") for backward in (False, True)))
+EVERY = sizes(*product((1, 1_000, 100_000), ("float32", "float64"), (False, True)))
 
 
 def case(
@@ -95,7 +96,7 @@ def log(batch: int, dtype: str, backward: bool, device: str) -> Case:
 
 @bench.case(sizes=EVERY)
 def geodesic(batch: int, dtype: str, backward: bool, device: str) -> Case:
-    """roma's is the arc sine of the chord, which loses half of the digits near pi."""
+    """That of roma is the arc sine of the chord, which loses half of the digits near pi."""
     pair = (so3.exp(rotation_vectors(batch, dtype, device)), so3.exp(rotation_vectors(batch, dtype, device, 1)))
     return case(so3.geodesic, pair, backward, "rotmat_geodesic_distance", target=1.2 if batch >= 100_000 else None)
 

@@ -149,10 +149,13 @@ def test_cuda_kernels_give_what_the_formulas_give(dtype):
         "quat_to_matrix_backward": (q, G),
         "matrix_to_quat_backward": (R, q.flip(0).contiguous()),
         "quat_mul": (q, q.flip(0).contiguous()),
+        "so3_geodesic": (R, R.flip(0).contiguous()),
+        "so3_geodesic_backward": (R, R.roll(1, 0), w[:, 0].contiguous()),
+        "block_rotate": (w, R[:, None].contiguous()),
         "rope_apply": (G[:, :, :2].contiguous(), R[:, :, :1].contiguous(), R[:, :, 1:2].contiguous()),
         "unit_solve": (0.3 * R, G),
     }
-    flags = {"rope_apply": (True, False), "unit_solve": (True, False)}
+    flags = {"block_rotate": (True,), "rope_apply": (True, False), "unit_solve": (True, False)}
     stream = torch.cuda.Stream()
     for name, arguments in calls.items():
         rest = flags.get(name, ())

@@ -26,27 +26,11 @@ void rows_interleaved(const T* __restrict__ x, const T* __restrict__ c, const T*
 }
 
 template <class T>
-void rows(const T* x, const T* c, const T* s, T* y, int64_t begin, int64_t end, int64_t pairs, bool half, bool inverse, const RowMap& map) {
+void rows(const T* x, const T* c, const T* s, T* y, int64_t begin, int64_t end, int64_t pairs, bool half, bool inverse, RowWalk walk) {
   const T sign = inverse ? T(-1) : T(1);
-  int64_t index[MAX_DIMS], at = 0, rest = begin;
-  for (int i = map.dims - 1; i >= 0; --i) {
-    index[i] = rest % map.size[i];
-    rest /= map.size[i];
-    at += index[i] * map.stride[i];
-  }
-  for (int64_t row = begin; row < end; ++row) {
-    const T* in = x + row * 2 * pairs;
-    T* out = y + row * 2 * pairs;
-    if (half)
-      rows_half<T>(in, c + at * pairs, s + at * pairs, out, pairs, sign);
-    else
-      rows_interleaved<T>(in, c + at * pairs, s + at * pairs, out, pairs, sign);
-    for (int i = map.dims - 1; i >= 0; --i) {  // the next row, as an odometer
-      at += map.stride[i];
-      if (++index[i] < map.size[i]) break;
-      at -= map.stride[i] * map.size[i];
-      index[i] = 0;
-    }
+  for (int64_t row = begin; row < end; ++row, walk.next()) {
+    const int64_t from = row * 2 * pairs, at = walk.at * pairs;
+    half ? rows_half<T>(x + from, c + at, s + at, y + from, pairs, sign) : rows_interleaved<T>(x + from, c + at, s + at, y + from, pairs, sign);
   }
 }
 
@@ -54,15 +38,11 @@ void rows(const T* x, const T* c, const T* s, T* y, int64_t begin, int64_t end, 
 
 void rope_f32(const float* x, const float* c, const float* s, float* y, int64_t begin, int64_t end, int64_t pairs, bool half, bool inverse,
               int dims, const int64_t* size, const int64_t* stride) {
-  RowMap map{dims, {}, {}};
-  for (int i = 0; i < dims; ++i) map.size[i] = size[i], map.stride[i] = stride[i];
-  rows<float>(x, c, s, y, begin, end, pairs, half, inverse, map);
+  rows<float>(x, c, s, y, begin, end, pairs, half, inverse, RowWalk(dims, size, stride, begin));
 }
 void rope_f64(const double* x, const double* c, const double* s, double* y, int64_t begin, int64_t end, int64_t pairs, bool half, bool inverse,
               int dims, const int64_t* size, const int64_t* stride) {
-  RowMap map{dims, {}, {}};
-  for (int i = 0; i < dims; ++i) map.size[i] = size[i], map.stride[i] = stride[i];
-  rows<double>(x, c, s, y, begin, end, pairs, half, inverse, map);
+  rows<double>(x, c, s, y, begin, end, pairs, half, inverse, RowWalk(dims, size, stride, begin));
 }
 
 }  // namespace GEO_ISA

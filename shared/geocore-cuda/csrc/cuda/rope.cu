@@ -12,7 +12,7 @@ template <class T>
 __global__ void rope_kernel(const T* __restrict__ x, const T* __restrict__ cos, const T* __restrict__ sin, T* __restrict__ y, int64_t count,
                             int64_t pairs, bool half, T sign, geo::RowMap map) {
   for (GEO_GRID_LOOP(i, count)) {
-    const int64_t row = i / pairs, p = i % pairs, at = geo::row_of_cosines(map, row) * pairs + p;
+    const int64_t row = i / pairs, p = i % pairs, at = map.at(row) * pairs + p;
     const int64_t first = row * 2 * pairs + (half ? p : 2 * p), second = first + (half ? pairs : 1);
     T u, v;
     geo::rotate_pair(x[first], x[second], cos[at], sin[at] * sign, u, v);
@@ -28,9 +28,7 @@ Tensor rope_cuda(const Tensor& x_, const Tensor& cos_, const Tensor& sin_, bool 
   const Tensor x = torch::stable::contiguous(x_), cos = torch::stable::contiguous(cos_), sin = torch::stable::contiguous(sin_);
   Tensor y = torch::stable::new_empty(x, geo::shape_of(x));
   if (x.numel() == 0) return y;
-  const geo::Rows rows = geo::rows_of(x, cos);
-  geo::RowMap map{static_cast<int>(rows.size.size()), {}, {}};
-  for (int i = 0; i < map.dims; ++i) map.size[i] = rows.size[i], map.stride[i] = rows.stride[i];
+  const geo::RowMap map = geo::rows_of("rope_apply", x, "cos", cos, 1).map<geo::RowMap>();
   const int64_t pairs = x.size(-1) / 2, count = x.numel() / 2;
   const cudaStream_t stream = geo::current_stream(x);
   if (wide)

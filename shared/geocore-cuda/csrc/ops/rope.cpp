@@ -16,7 +16,7 @@ Tensor rope_cpu(const Tensor& x_, const Tensor& cos_, const Tensor& sin_, bool h
   const Tensor x = torch::stable::contiguous(x_), cos = torch::stable::contiguous(cos_), sin = torch::stable::contiguous(sin_);
   Tensor y = torch::stable::new_empty(x, geo::shape_of(x));
   if (x.numel() == 0) return y;
-  const geo::Rows map = geo::rows_of(x, cos);
+  const geo::Rows map = geo::rows_of("rope_apply", x, "cos", cos, 1);
   const int64_t pairs = x.size(-1) / 2, rows = x.numel() / (2 * pairs), grain = geo::grain(pairs / 4);
   const int dims = static_cast<int>(map.size.size());
   if (wide) {

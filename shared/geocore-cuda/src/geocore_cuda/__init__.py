@@ -19,6 +19,7 @@ INTERFACE = 1
 
 _EVERYWHERE = frozenset(
     {
+        "block_rotate",
         "matrix_to_quat",
         "matrix_to_quat_backward",
         "obb_intersection",
@@ -47,7 +48,7 @@ _EVERYWHERE = frozenset(
         "unit_solve",
     }
 )
-KERNELS: dict[str, frozenset[str]] = {"cpu": _EVERYWHERE, "cuda": _EVERYWHERE}
+KERNELS: dict[str, frozenset[str]] = {"cpu": _EVERYWHERE | {"block_rotate_backward"}, "cuda": _EVERYWHERE}
 """Device type to the operators that the library implements there."""
 
 _HERE = Path(__file__).resolve().parent

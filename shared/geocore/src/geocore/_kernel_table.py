@@ -23,6 +23,7 @@ class Row:
 
 
 TABLE: dict[tuple[str, str], Row] = {
+    ("block_rotate", "cpu"): Row((2, 8), (1, 1), "TODO"),
     ("matrix_to_quat", "cpu"): Row(gain="5 to 11 times"),
     ("obb_intersection", "cpu"): Row(gain="34 to 47 times"),
     ("obb_iou_list", "cpu"): Row(gain="11 to 68 times"),
@@ -41,6 +42,7 @@ TABLE: dict[tuple[str, str], Row] = {
     ("sym_eig", "cpu"): Row((2, 16), (8, 8), "2.4 to 74 times"),
     ("unit_solve", "cpu"): Row((1, 128), (1024, 1024), "1.5 to 11 times"),
     # what the kernels can do at all; GPU figures are missing
+    ("block_rotate", "cuda"): Row((2, 8)),
     ("procrustes3", "cuda"): Row((3, 3)),
     ("small_expm", "cuda"): Row((1, 16)),
     ("sym_eig", "cuda"): Row((2, 32)),
