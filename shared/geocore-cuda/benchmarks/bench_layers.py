@@ -15,25 +15,32 @@ from geocore.testing.benchmark import Benchmark, Case, plain
 bench = Benchmark("layers")
 
 
+ROPE = product(((1, 128), (4, 512)), ("float32", "bfloat16"), ("interleaved", "half"), (False, True))
+
+
 @bench.case(
     sizes=[
-        {"batch": b, "heads": 8, "length": n, "d": 64, "layout": layout, "backward": backward}
-        for b, n in ((1, 128), (4, 512))
-        for layout in ("interleaved", "half")
-        for backward in (False, True)
+        {"batch": b, "heads": 8, "length": n, "d": 64, "dtype": dtype, "layout": layout, "backward": backward}
+        for (b, n), dtype, layout, backward in ROPE
     ]
 )
-def rope(batch: int, heads: int, length: int, d: int, layout: str, backward: bool, device: str) -> Case:
-    g = torch.Generator().manual_seed(0)
-    x = torch.randn(batch, heads, length, d, generator=g).to(device).requires_grad_(backward)
+def rope(batch: int, heads: int, length: int, d: int, dtype: str, layout: str, backward: bool, device: str) -> Case:
+    """bfloat16 also by the float32 kernel between two conversions."""
+    g, kind = torch.Generator().manual_seed(0), getattr(torch, dtype)
+    x = torch.randn(batch, heads, length, d, generator=g).to(device, kind).requires_grad_(backward)
     angle = torch.randn(length, d // 2, generator=g).to(device)
-    cos, sin, cotangent = angle.cos(), angle.sin(), torch.ones_like(x)
+    cos, sin, cotangent = angle.cos().to(kind), angle.sin().to(kind), torch.ones_like(x)
 
     def call() -> Tensor:
         y = rope_apply(x, cos, sin, layout=layout)
         return torch.autograd.grad(y, x, cotangent)[0] if backward else y
 
-    return Case(ours="geocore-cuda", candidates={"geocore-cuda": call, "geocore": plain(call)}, atol=1e-5)
+    def converted() -> Tensor:
+        y = rope_apply(x.float(), cos.float(), sin.float(), layout=layout).to(kind)
+        return torch.autograd.grad(y, x, cotangent)[0] if backward else y
+
+    candidates = {"geocore-cuda": call, "geocore": plain(call)} | ({"float32 kernel": converted} if dtype != "float32" else {})
+    return Case(ours="geocore-cuda", candidates=candidates, atol=1e-5 if dtype == "float32" else 1e-2)
 
 
 BLOCKS = [

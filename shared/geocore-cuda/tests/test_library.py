@@ -170,3 +170,9 @@ def test_cuda_kernels_give_what_the_formulas_give(dtype):
         strided = [a.repeat_interleave(2, 0)[::2] for a in moved]
         torch.testing.assert_close(op(*strided, *rest), value)
         assert op(*(a[:0] for a in moved), *rest).shape[0] == 0
+    x, c, s = G[:, 0, :2].contiguous(), R[:, 0, :1].contiguous(), R[:, 1, :1].contiguous()
+    for low in (torch.float16, torch.bfloat16):  # computed in float32, rounded once
+        given = [a.to(low) for a in (x, c, s)]
+        value = torch.ops.geocore.rope_apply(*(a.cuda() for a in given), False, True)
+        wanted = _ops._DEFINED["rope_apply"](*(a.float() for a in given), False, True).to(low)
+        torch.testing.assert_close(value.cpu(), wanted, rtol=torch.finfo(low).eps, atol=1e-6)

@@ -195,6 +195,8 @@ def symmetric(seed):
 
 OTHERS = {
     "rope_apply": lambda: (vectors(1, 2, 3, 8), vectors(2, 3, 4), vectors(3, 3, 4), True, False),
+    "block_rotate": lambda: (vectors(1, 2, 3, 6), vectors(2, 3, 2, 3, 3), True),
+    "block_rotate_backward": lambda: (vectors(1, 2, 3, 6), vectors(3, 2, 3, 6), vectors(2, 3, 2, 3, 3)),
     "unit_solve": lambda: (vectors(1, 2, 4, 4), vectors(2, 2, 4, 3), True, True),
     "small_expm": lambda: (vectors(1, 4, 5, 5),),
     "svd3": lambda: (vectors(1, 4, 3, 3),),
