@@ -1,6 +1,7 @@
 // The pairs of two sets of oriented boxes that overlap, on CUDA: counted first, then written where they belong, row by row.
 #include "cuda/boxes.cuh"
 #include "cuda/common.cuh"
+#include "ops/boxes.h"
 
 #include <array>
 #include <optional>
@@ -82,11 +83,7 @@ std::tuple<Tensor, Tensor> list(const Tensor& a, const Tensor& b, bool of_first)
 }
 
 std::tuple<Tensor, Tensor> obb_iou_list_cuda(const Tensor& a, const Tensor& b, bool of_first) {
-  STD_TORCH_CHECK(a.dim() == 2 && b.dim() == 2 && a.size(-1) == 5 && b.size(-1) == 5,
-                  "obb_iou_list: expected a of shape (n, 5) and b of shape (m, 5)");
-  STD_TORCH_CHECK(a.scalar_type() == b.scalar_type(), "obb_iou_list: expected a and b of one dtype");
-  STD_TORCH_CHECK(a.get_device_index() == b.get_device_index(), "obb_iou_list: expected a and b on one device");
-  const bool wide = geo::is_double(a, "obb_iou_list");
+  const bool wide = geo::check_sets(a, b, 2, "obb_iou_list");
   const torch::stable::accelerator::DeviceGuard guard(a.get_device_index());
   const Tensor x = torch::stable::contiguous(a), y = torch::stable::contiguous(b);
   return wide ? list<double>(x, y, of_first) : list<float>(x, y, of_first);

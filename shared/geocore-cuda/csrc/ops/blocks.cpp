@@ -68,7 +68,7 @@ void outer(const Tensor& x, const Tensor& g, Tensor& out, geo::Blocks size, bool
 
 Tensor block_rotate_backward_cpu(const Tensor& x_, const Tensor& g_, const Tensor& blocks) {
   const geo::Blocks size = geo::check_blocks("block_rotate_backward", x_, blocks);
-  STD_TORCH_CHECK(geo::shape_of(g_) == geo::shape_of(x_) && g_.scalar_type() == x_.scalar_type(), "block_rotate_backward: expected g like x");
+  geo::check_like("block_rotate_backward", "g", g_, "x", x_);
   const bool wide = geo::is_double(x_, "block_rotate_backward");
   const geo::Rows map = geo::rows_of("block_rotate_backward", x_, "blocks", blocks, 3);
   const Tensor x = torch::stable::contiguous(x_), g = torch::stable::contiguous(g_);
