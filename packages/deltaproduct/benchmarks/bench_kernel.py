@@ -4,7 +4,6 @@
 """
 
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch.nn import functional as F
 
 from deltaproduct import delta_product
 from geocore import _ops
-from geocore.testing.benchmark import Benchmark, Case
+from geocore.testing.benchmark import Benchmark, Case, plain
 
 bench = Benchmark("kernel")
 SHAPES = [
@@ -34,16 +33,6 @@ SIZES = [
 ]
 
 
-def by_torch(fn: Callable[[], Any]) -> Callable[[], Any]:
-    """The same call with every kernel switched off."""
-
-    def run() -> Any:
-        with _ops.without_kernels():
-            return fn()
-
-    return run
-
-
 @bench.case(sizes=SIZES)
 def scan(batch: int, tokens: int, heads: int, dim: int, n_h: int, gated: bool, dtype: str, backward: bool, device: str) -> Case:
     generator = torch.Generator().manual_seed(0)
@@ -58,12 +47,7 @@ def scan(batch: int, tokens: int, heads: int, dim: int, n_h: int, gated: bool, d
         o, _ = delta_product(*live, num_householder=n_h)
         return torch.autograd.grad(o, live, weight) if backward else o
 
-    def called_by_name() -> Any:  # on a GPU it is never chosen
-        S, gate = live[0].new_zeros(batch, heads, dim, dim), live[4] if gated else None
-        o = torch.ops.geocore.householder_scan(*live[:4], gate, S, None, n_h, max(1, 32 // n_h), dim**-0.5, backward)[0]
-        return torch.autograd.grad(o, live, weight) if backward else o
-
-    return Case(ours="kernel", candidates={"kernel": call if device == "cpu" else called_by_name, "torch": by_torch(call)}, atol=1e-4)
+    return Case(ours="kernel", candidates={"kernel": call, "torch": plain(call)}, atol=1e-4)
 
 
 if __name__ == "__main__":

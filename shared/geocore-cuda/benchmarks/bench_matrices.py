@@ -8,22 +8,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from geocore import _dispatch, _ops, son
-from geocore.testing.benchmark import Benchmark, Case
+from geocore import _dispatch, son
+from geocore.testing.benchmark import Benchmark, Case, plain
 
 bench = Benchmark("matrices")
 BATCH = 10_000
 DTYPES = ("float32", "float64")
-
-
-def plain(fn: Callable[..., Tensor | tuple[Tensor, ...]]) -> Callable[..., Tensor | tuple[Tensor, ...]]:
-    """The same function with every kernel switched off."""
-
-    def run(*args: Tensor) -> Tensor | tuple[Tensor, ...]:
-        with _ops.without_kernels():
-            return fn(*args)
-
-    return run
 
 
 def matrices(n: int, batch: int, dtype: str, device: str) -> Tensor:

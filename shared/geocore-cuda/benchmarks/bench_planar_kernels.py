@@ -6,7 +6,6 @@
 includes making the polygons, which is how boxes of a detector arrive there.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,9 @@ import shapely
 import torch
 from torch import Tensor
 
-from geocore import _ops, planar
+from geocore import planar
 from geocore.planar._suppress import suppress
-from geocore.testing.benchmark import Benchmark, Case
+from geocore.testing.benchmark import Benchmark, Case, plain
 
 bench = Benchmark("planar_kernels")
 
@@ -25,16 +24,6 @@ def scene(n: int, size: float, dtype: str, device: str, seed: int = 0) -> Tensor
     r = torch.rand(n, 5, generator=torch.Generator().manual_seed(seed))
     boxes = r * torch.tensor([size, size, 40.0, 20.0, 6.0]) + torch.tensor([0, 0, 10.0, 5.0, -3.0])
     return boxes.to(device, getattr(torch, dtype))
-
-
-def plain(fn: Callable[[], Any]) -> Callable[[], Any]:
-    """The same with every kernel switched off."""
-
-    def run() -> Any:
-        with _ops.without_kernels():
-            return fn()
-
-    return run
 
 
 def polygons(boxes: Tensor) -> Any:

@@ -1,78 +1,123 @@
-"""Exponential and logarithm of SO(3): the kernel, the formula it replaces, and roma where it is installed.
+"""Rotations and quaternions: the kernels, the formulas they replace, and roma where it is installed.
 
 python bench_rotations.py [--quick] [--device cuda] [--json FILE] [--only exp]
 """
 
 from collections.abc import Callable
+from itertools import product
 
 import torch
 from torch import Tensor
 
-from geocore import _ops, so3
-from geocore.testing.benchmark import Benchmark, Case
+from geocore import so3
+from geocore.testing.benchmark import Benchmark, Case, plain
 
 bench = Benchmark("rotations")
-SIZES = [
-    {"batch": batch, "dtype": dtype, "backward": backward}
-    for batch, dtype, backward in (
-        (100, "float32", False),
-        (10_000, "float32", False),
-        (10_000, "float32", True),
-        (10_000, "float64", False),
-        (10_000, "float64", True),
-        (100_000, "float32", True),
-    )
-]
 
 
-def plain(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """The same function with every kernel switched off."""
-
-    def run(x: Tensor) -> Tensor:
-        with _ops.without_kernels():
-            return fn(x)
-
-    return run
+def sizes(*wanted: tuple[int, str, bool]) -> list[dict[str, object]]:
+    return [{"batch": batch, "dtype": dtype, "backward": backward} for batch, dtype, backward in wanted]
 
 
-def case(fn: Callable[[Tensor], Tensor], roma_name: str, x: Tensor, backward: bool) -> Case:
-    functions = {"geocore-cuda": fn, "geocore": plain(fn)}
-    try:
-        import roma
-    except ImportError:
-        pass
-    else:
-        functions["roma"] = getattr(roma, roma_name)
-    if not backward:
-        return Case(ours="geocore-cuda", candidates={n: lambda f=f: f(x) for n, f in functions.items()}, atol=1e-3)
-    live = x.clone().requires_grad_()
-    cotangent = torch.ones_like(fn(x))
+SIZES = sizes(
+    (100, "float32", False),
+    (10_000, "float32", False),
+    (10_000, "float32", True),
+    (10_000, "float64", False),
+    (10_000, "float64", True),
+    (100_000, "float32", True),
+)
+EVERY = sizes(*product((1, 1_000, 100_000), ("float32", "float64"), (False, True)))
 
-    def both(f: Callable[[Tensor], Tensor]) -> Callable[[], Tensor]:
+
+def case(
+    fn: Callable[..., Tensor],
+    inputs: tuple[Tensor, ...],
+    backward: bool,
+    roma_name: str,
+    *,
+    roma_inputs: tuple[Tensor, ...] | None = None,
+    target: float | None = None,
+    check: Callable[[dict[str, Tensor]], None] | None = None,
+) -> Case:
+    """With ``backward`` also the gradient of the first input, as a loss against given rotations takes it."""
+
+    def candidate(f: Callable[..., Tensor], given: tuple[Tensor, ...]) -> Callable[[], Tensor]:
+        live = (given[0].clone().requires_grad_(backward), *given[1:])
+        cotangent = torch.ones_like(f(*given))
+
         def run() -> Tensor:
-            out = f(live)
-            torch.autograd.grad(out, live, cotangent)
+            out = f(*live)
+            if backward:
+                torch.autograd.grad(out, live[0], cotangent)
             return out
 
         return run
 
-    return Case(ours="geocore-cuda", candidates={n: both(f) for n, f in functions.items()}, atol=1e-3)
+    candidates = {"geocore-cuda": candidate(fn, inputs), "geocore": candidate(plain(fn), inputs)}
+    try:
+        import roma
+    except ImportError:
+        target = None
+    else:
+        candidates["roma"] = candidate(getattr(roma, roma_name), roma_inputs or inputs)
+    targets = {} if target is None else {"roma": target}
+    return Case(ours="geocore-cuda", candidates=candidates, targets=targets, atol=2e-3, check=check)
 
 
-def rotation_vectors(batch: int, dtype: str, device: str) -> Tensor:
-    g = torch.Generator().manual_seed(0)
+def same_quaternions(results: dict[str, Tensor]) -> None:
+    """To sign and to roma's order, in which the scalar is last."""
+    wanted = results["geocore"]
+    for name, q in results.items():
+        ordered = so3.reorder(q, "xyzw", "wxyz") if name == "roma" else q
+        sign = (ordered * wanted).sum(-1, keepdim=True).sign()
+        torch.testing.assert_close(sign * ordered, wanted, rtol=0, atol=1e-3)
+
+
+def normal(*shape: int, dtype: str, device: str, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(device, getattr(torch, dtype))
+
+
+def rotation_vectors(batch: int, dtype: str, device: str, seed: int = 0) -> Tensor:
+    g = torch.Generator().manual_seed(seed)
     w = torch.nn.functional.normalize(torch.randn(batch, 3, generator=g), dim=-1) * torch.rand(batch, 1, generator=g) * 3.1
     return w.to(device, getattr(torch, dtype))
 
 
 @bench.case(sizes=SIZES)
 def exp(batch: int, dtype: str, backward: bool, device: str) -> Case:
-    return case(so3.exp, "rotvec_to_rotmat", rotation_vectors(batch, dtype, device), backward)
+    return case(so3.exp, (rotation_vectors(batch, dtype, device),), backward, "rotvec_to_rotmat")
 
 
 @bench.case(sizes=SIZES)
 def log(batch: int, dtype: str, backward: bool, device: str) -> Case:
-    return case(so3.log, "rotmat_to_rotvec", so3.exp(rotation_vectors(batch, dtype, device)), backward)
+    return case(so3.log, (so3.exp(rotation_vectors(batch, dtype, device)),), backward, "rotmat_to_rotvec")
+
+
+@bench.case(sizes=EVERY)
+def geodesic(batch: int, dtype: str, backward: bool, device: str) -> Case:
+    """That of roma is the arc sine of the chord, which loses half of the digits near pi."""
+    pair = (so3.exp(rotation_vectors(batch, dtype, device)), so3.exp(rotation_vectors(batch, dtype, device, 1)))
+    return case(so3.geodesic, pair, backward, "rotmat_geodesic_distance", target=1.2 if batch >= 100_000 else None)
+
+
+@bench.case(sizes=EVERY)
+def quat_to_matrix(batch: int, dtype: str, backward: bool, device: str) -> Case:
+    q = torch.nn.functional.normalize(normal(batch, 4, dtype=dtype, device=device), dim=-1)
+    return case(so3.quat_to_matrix, (q,), backward, "unitquat_to_rotmat", roma_inputs=(so3.reorder(q, "wxyz", "xyzw"),))
+
+
+@bench.case(sizes=EVERY)
+def matrix_to_quat(batch: int, dtype: str, backward: bool, device: str) -> Case:
+    R = so3.exp(rotation_vectors(batch, dtype, device))
+    return case(so3.matrix_to_quat, (R,), backward, "rotmat_to_unitquat", check=same_quaternions)
+
+
+@bench.case(sizes=EVERY)
+def quat_mul(batch: int, dtype: str, backward: bool, device: str) -> Case:
+    a, b = (normal(batch, 4, dtype=dtype, device=device, seed=seed) for seed in (0, 1))
+    given = so3.reorder(a, "wxyz", "xyzw"), so3.reorder(b, "wxyz", "xyzw")
+    return case(so3.quat_mul, (a, b), backward, "quat_product", roma_inputs=given, check=same_quaternions)
 
 
 if __name__ == "__main__":

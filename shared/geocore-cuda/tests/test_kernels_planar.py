@@ -397,3 +397,10 @@ def test_cuda_equals_cpu(dtype):
     for some in (NONE, kinds):
         for limit in (-1, 100):
             assert torch.equal(OPS.obb_nms(a.cuda(), some.cuda(), 0.3, limit).cpu(), OPS.obb_nms(a, some, 0.3, limit))
+    for n, m in ((700, 5000), (1, 5000), (5000, 1), (0, 5), (5, 0)):
+        (i, j), ratio = OPS.obb_iou_list(a[:n].cuda(), b[:m].cuda(), True)
+        assert ((i * m + j).diff() > 0).all()  # row by row
+        assert (ratio != 0).all()
+        found = torch.zeros(n, m, dtype=dtype)
+        found[i.cpu(), j.cpu()] = ratio.cpu()
+        torch.testing.assert_close(found, OPS.obb_iou_table(a[None, :n], b[None, :m], True)[0], rtol=0, atol=tol)

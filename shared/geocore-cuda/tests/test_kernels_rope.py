@@ -1,5 +1,9 @@
 """Planar rotations of coordinate pairs: kernel against reference for every way of broadcasting."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -92,11 +96,66 @@ def test_what_the_kernel_does_not_take_goes_to_the_formula():
     assert rope_apply(x, cos, sin).shape == (3, 70, 64)
     full = normal(70, 64, seed=2)
     torch.testing.assert_close(rope_apply(x, full.cos(), full.sin()), rope_apply_reference(x, full.cos(), full.sin(), "interleaved"))
-    half = [a.bfloat16() for a in arguments((2, 3, 70, 64), (70, 32))]
+    half = [a.half() for a in arguments((2, 3, 70, 64), (70, 32))]  # on a CPU the kernel sees these as float32
     with _ops.without_kernels():
         wanted = rope_apply(*half)
-    assert rope_apply(*half).dtype == torch.bfloat16
-    torch.testing.assert_close(rope_apply(*half), wanted, rtol=0, atol=0.04)
+    assert rope_apply(*half).dtype == torch.float16
+    torch.testing.assert_close(rope_apply(*half), wanted, rtol=0, atol=0.004)
+    x, cos, sin = (a.bfloat16() for a in arguments((2, 3, 70, 64), (70, 32)))
+    mixed = rope_apply(x, cos.float(), sin.float())
+    assert mixed.dtype == torch.float32
+    torch.testing.assert_close(mixed, rope_apply_reference(x.float(), cos.float(), sin.float(), "interleaved"))
+
+
+def test_every_bfloat16_is_read_and_written():
+    x = torch.arange(65536, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
+    x = x[x.isfinite()]
+    for half in (False, True):
+        one = torch.ones(len(x) // 2, dtype=torch.bfloat16)
+        assert torch.equal(OPS.rope_apply(x, one, 0 * one, half, False), x)
+    bad = torch.tensor([float("nan"), 1.0, float("inf"), 2.0], dtype=torch.bfloat16)
+    value = OPS.rope_apply(bad, *torch.tensor([[0.6, 0.6], [0.8, 0.8]], dtype=torch.bfloat16), False, False)
+    assert value[:2].isnan().all()
+    assert value[2:].isinf().all()
+
+
+@pytest.mark.parametrize("scale", [1e-38, 1e-5, 1.0, 1e37])
+@pytest.mark.parametrize("layout", ["interleaved", "half"])
+@pytest.mark.parametrize("pairs", [1, 3, 17, 32])
+def test_bfloat16_is_the_float32_result_rounded_once(pairs, layout, scale, monkeypatch):
+    answers = []
+    gate = _ops.kernel_may_run
+    monkeypatch.setattr(_ops, "kernel_may_run", lambda *a, **k: answers.append(gate(*a, **k)) or answers[-1])
+    x, cos, sin = (a.bfloat16() for a in arguments((3, 70, 2 * pairs), (70, pairs)))
+    low = [(scale * x.double()).bfloat16().requires_grad_(), cos.requires_grad_(), sin.requires_grad_()]
+    wide = [a.detach().float().requires_grad_() for a in low]
+    g = normal(3, 70, 2 * pairs, seed=4).bfloat16()
+    value, exact = rope_apply(*low, layout=layout), OPS.rope_apply(*wide, layout == "half", False)
+    assert answers == [True]
+    assert value.dtype == torch.bfloat16
+    torch.testing.assert_close(value, exact.bfloat16(), rtol=0, atol=0)
+    slopes, wanted = torch.autograd.grad(value, low, g), torch.autograd.grad(exact, wide, g.float())
+    torch.testing.assert_close(slopes[0], wanted[0].bfloat16(), rtol=0, atol=0)
+    for slope, want in zip(slopes[1:], wanted[1:], strict=True):
+        torch.testing.assert_close(slope, want.bfloat16(), rtol=2**-8, atol=2**-8 * float(want.abs().max()))
+
+
+@pytest.mark.parametrize("level", ["base", "v3"])
+def test_other_instruction_sets(level):
+    code = (
+        "import torch\n"
+        "import geocore.blocks\n"
+        "from geocore import _ops\n"
+        "g = torch.Generator().manual_seed(0)\n"
+        "for dtype, tol in ((torch.float32, 1e-6), (torch.float64, 1e-14), (torch.bfloat16, 0.04)):\n"
+        "    x, c, s = (torch.randn(n, generator=g).to(dtype) for n in ((5, 7, 34), (7, 17), (7, 17)))\n"
+        "    for half in (False, True):\n"
+        "        found, wanted = (f(x, c, s, half, True) for f in (torch.ops.geocore.rope_apply, _ops._DEFINED['rope_apply']))\n"
+        "        assert found.dtype == dtype and (found.double() - wanted.double()).abs().max() < tol * wanted.abs().max()\n"
+    )
+    environment = {**os.environ, "GEOCORE_ISA": level, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
 
 
 def test_transforms_and_opcheck():

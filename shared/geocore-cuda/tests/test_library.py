@@ -127,7 +127,10 @@ def test_wrong_settings_of_the_build_are_named(tmp_path):
 def test_info_says_where_each_kernel_takes_over():
     text = python("from geocore._kernel_table import describe; print(describe('so3_exp', 'cpu')); print(describe('so3_exp', 'cuda'))")
     assert "any size" in text.splitlines()[0]
-    assert "not yet measured" in text.splitlines()[1]
+    assert "not yet measured, so not taken" in text.splitlines()[1]
+    assert "taken all the same" in python(
+        "from geocore._kernel_table import describe; print(describe('so3_exp', 'cuda'))", GEOCORE_KERNELS="all"
+    )
 
 
 @pytest.mark.gpu
@@ -149,10 +152,13 @@ def test_cuda_kernels_give_what_the_formulas_give(dtype):
         "quat_to_matrix_backward": (q, G),
         "matrix_to_quat_backward": (R, q.flip(0).contiguous()),
         "quat_mul": (q, q.flip(0).contiguous()),
+        "so3_geodesic": (R, R.flip(0).contiguous()),
+        "so3_geodesic_backward": (R, R.roll(1, 0), w[:, 0].contiguous()),
+        "block_rotate": (w, R[:, None].contiguous()),
         "rope_apply": (G[:, :, :2].contiguous(), R[:, :, :1].contiguous(), R[:, :, 1:2].contiguous()),
         "unit_solve": (0.3 * R, G),
     }
-    flags = {"rope_apply": (True, False), "unit_solve": (True, False)}
+    flags = {"block_rotate": (True,), "rope_apply": (True, False), "unit_solve": (True, False)}
     stream = torch.cuda.Stream()
     for name, arguments in calls.items():
         rest = flags.get(name, ())
@@ -167,3 +173,9 @@ def test_cuda_kernels_give_what_the_formulas_give(dtype):
         strided = [a.repeat_interleave(2, 0)[::2] for a in moved]
         torch.testing.assert_close(op(*strided, *rest), value)
         assert op(*(a[:0] for a in moved), *rest).shape[0] == 0
+    x, c, s = G[:, 0, :2].contiguous(), R[:, 0, :1].contiguous(), R[:, 1, :1].contiguous()
+    for low in (torch.float16, torch.bfloat16):  # computed in float32, rounded once
+        given = [a.to(low) for a in (x, c, s)]
+        value = torch.ops.geocore.rope_apply(*(a.cuda() for a in given), False, True)
+        wanted = _ops._DEFINED["rope_apply"](*(a.float() for a in given), False, True).to(low)
+        torch.testing.assert_close(value.cpu(), wanted, rtol=torch.finfo(low).eps, atol=1e-6)

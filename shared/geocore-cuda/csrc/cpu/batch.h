@@ -35,30 +35,5 @@ GEO_FN void store_items(scalar_t<V>* to, int64_t at, int64_t end, const V in[K])
     for (int k = 0; k < K; ++k) to[i * K + k] = in[k][i];
 }
 
-// formula(in[IN], out[OUT]) for the items [begin, end).
-template <int IN, int OUT, class T, class F>
-GEO_FN void map_items(const T* from, T* to, int64_t begin, int64_t end, F formula) {
-  using V = typename LanesOf<T>::type;
-  for (int64_t at = begin; at < end; at += Traits<V>::width) {
-    V in[IN], out[OUT];
-    load_items<IN>(from, at, end, in);
-    formula(in, out);
-    store_items<OUT, V>(to, at, end, out);
-  }
-}
-
-// formula(a[A], b[B], out[OUT]) likewise.
-template <int A, int B, int OUT, class T, class F>
-GEO_FN void map_pairs(const T* a, const T* b, T* to, int64_t begin, int64_t end, F formula) {
-  using V = typename LanesOf<T>::type;
-  for (int64_t at = begin; at < end; at += Traits<V>::width) {
-    V left[A], right[B], out[OUT];
-    load_items<A>(a, at, end, left);
-    load_items<B>(b, at, end, right);
-    formula(left, right, out);
-    store_items<OUT, V>(to, at, end, out);
-  }
-}
-
 }  // namespace GEO_ISA
 }  // namespace geo

@@ -1,3 +1,4 @@
+#include "math/half.h"
 #include "math/rope.h"
 
 namespace geo {
@@ -5,65 +6,43 @@ inline namespace GEO_ISA {
 
 namespace {
 
+// T is how the numbers stand in memory; 16 bits are rounded once, at the end.
 template <class T>
-void rows_half(const T* __restrict__ x, const T* __restrict__ c, const T* __restrict__ s, T* __restrict__ y, int64_t pairs, T sign) {
-  const T *a = x, *b = x + pairs;
+void rows_half(const T* __restrict__ x, const T* __restrict__ c, const T* __restrict__ s, T* __restrict__ y, int64_t pairs, bool inverse) {
+  const T *first = x, *second = x + pairs;
   T *u = y, *v = y + pairs;
   for (int64_t p = 0; p < pairs; ++p) {
-    const T turn = s[p] * sign;
-    u[p] = a[p] * c[p] - b[p] * turn;
-    v[p] = a[p] * turn + b[p] * c[p];
+    const auto a = widen(first[p]), b = widen(second[p]), cos = widen(c[p]), sin = widen(s[p]), turn = inverse ? -sin : sin;
+    narrow(a * cos - b * turn, u[p]);
+    narrow(a * turn + b * cos, v[p]);
   }
 }
 
 template <class T>
-void rows_interleaved(const T* __restrict__ x, const T* __restrict__ c, const T* __restrict__ s, T* __restrict__ y, int64_t pairs, T sign) {
+void rows_interleaved(const T* __restrict__ x, const T* __restrict__ c, const T* __restrict__ s, T* __restrict__ y, int64_t pairs, bool inverse) {
   for (int64_t p = 0; p < pairs; ++p) {
-    const T turn = s[p] * sign, a = x[2 * p], b = x[2 * p + 1];
-    y[2 * p] = a * c[p] - b * turn;
-    y[2 * p + 1] = a * turn + b * c[p];
-  }
-}
-
-template <class T>
-void rows(const T* x, const T* c, const T* s, T* y, int64_t begin, int64_t end, int64_t pairs, bool half, bool inverse, const RowMap& map) {
-  const T sign = inverse ? T(-1) : T(1);
-  int64_t index[MAX_DIMS], at = 0, rest = begin;
-  for (int i = map.dims - 1; i >= 0; --i) {
-    index[i] = rest % map.size[i];
-    rest /= map.size[i];
-    at += index[i] * map.stride[i];
-  }
-  for (int64_t row = begin; row < end; ++row) {
-    const T* in = x + row * 2 * pairs;
-    T* out = y + row * 2 * pairs;
-    if (half)
-      rows_half<T>(in, c + at * pairs, s + at * pairs, out, pairs, sign);
-    else
-      rows_interleaved<T>(in, c + at * pairs, s + at * pairs, out, pairs, sign);
-    for (int i = map.dims - 1; i >= 0; --i) {  // the next row, as an odometer
-      at += map.stride[i];
-      if (++index[i] < map.size[i]) break;
-      at -= map.stride[i] * map.size[i];
-      index[i] = 0;
-    }
+    const auto a = widen(x[2 * p]), b = widen(x[2 * p + 1]), cos = widen(c[p]), sin = widen(s[p]), turn = inverse ? -sin : sin;
+    narrow(a * cos - b * turn, y[2 * p]);
+    narrow(a * turn + b * cos, y[2 * p + 1]);
   }
 }
 
 }  // namespace
 
-void rope_f32(const float* x, const float* c, const float* s, float* y, int64_t begin, int64_t end, int64_t pairs, bool half, bool inverse,
-              int dims, const int64_t* size, const int64_t* stride) {
-  RowMap map{dims, {}, {}};
-  for (int i = 0; i < dims; ++i) map.size[i] = size[i], map.stride[i] = stride[i];
-  rows<float>(x, c, s, y, begin, end, pairs, half, inverse, map);
-}
-void rope_f64(const double* x, const double* c, const double* s, double* y, int64_t begin, int64_t end, int64_t pairs, bool half, bool inverse,
-              int dims, const int64_t* size, const int64_t* stride) {
-  RowMap map{dims, {}, {}};
-  for (int i = 0; i < dims; ++i) map.size[i] = size[i], map.stride[i] = stride[i];
-  rows<double>(x, c, s, y, begin, end, pairs, half, inverse, map);
-}
+#define GEO_ROPE(T, suffix)                                                                                                                \
+  void rope_##suffix(const void* x_, const void* c_, const void* s_, void* y_, int64_t begin, int64_t end, int64_t pairs, bool half,       \
+                     bool inverse, int dims, const int64_t* size, const int64_t* stride) {                                                 \
+    const T *x = static_cast<const T*>(x_), *c = static_cast<const T*>(c_), *s = static_cast<const T*>(s_);                                \
+    T* y = static_cast<T*>(y_);                                                                                                            \
+    RowWalk walk(dims, size, stride, begin);                                                                                               \
+    for (int64_t row = begin; row < end; ++row, walk.next()) {                                                                             \
+      const int64_t from = row * 2 * pairs, at = walk.at * pairs;                                                                          \
+      (half ? rows_half<T> : rows_interleaved<T>)(x + from, c + at, s + at, y + from, pairs, inverse);                                     \
+    }                                                                                                                                      \
+  }
+GEO_ROPE(float, f32)
+GEO_ROPE(double, f64)
+GEO_ROPE(BFloat16, bf16)
 
 }  // namespace GEO_ISA
 }  // namespace geo

@@ -4,25 +4,27 @@
 namespace geo {
 inline namespace GEO_ISA {
 
-#define GEO_UNARY_LOOPS(name, formula, IN, OUT)                                                                      \
-  void name##_f32(const float* x, float* y, int64_t begin, int64_t end) {                                            \
-    map_items<IN, OUT>(x, y, begin, end, [](const FloatLanes* a, FloatLanes* to) { Map_##name::run(a, to); });       \
-  }                                                                                                                  \
-  void name##_f64(const double* x, double* y, int64_t begin, int64_t end) {                                          \
-    map_items<IN, OUT>(x, y, begin, end, [](const DoubleLanes* a, DoubleLanes* to) { Map_##name::run(a, to); });     \
-  }
-#define GEO_BINARY_LOOPS(name, formula, A, B, OUT)                                                                   \
-  void name##_f32(const float* x, const float* y, float* z, int64_t begin, int64_t end) {                            \
-    map_pairs<A, B, OUT>(x, y, z, begin, end,                                                                        \
-                         [](const FloatLanes* a, const FloatLanes* b, FloatLanes* to) { Map_##name::run(a, b, to); }); \
-  }                                                                                                                  \
-  void name##_f64(const double* x, const double* y, double* z, int64_t begin, int64_t end) {                         \
-    map_pairs<A, B, OUT>(x, y, z, begin, end,                                                                        \
-                         [](const DoubleLanes* a, const DoubleLanes* b, DoubleLanes* to) { Map_##name::run(a, b, to); }); \
-  }
+namespace {
 
-GEO_UNARY_MAPS(GEO_UNARY_LOOPS)
-GEO_BINARY_MAPS(GEO_BINARY_LOOPS)
+template <class Map, class T>
+void over_items(const T* const* from, T* to, int64_t begin, int64_t end) {
+  using V = typename LanesOf<T>::type;
+  for (int64_t at = begin; at < end; at += Traits<V>::width) {
+    V in[Map::first + Map::second + Map::third], out[Map::out];
+    load_items<Map::first>(from[0], at, end, in);
+    if constexpr (Map::second > 0) load_items<Map::second>(from[1], at, end, in + Map::first);
+    if constexpr (Map::third > 0) load_items<Map::third>(from[2], at, end, in + Map::first + Map::second);
+    Map::run(in, out);
+    store_items<Map::out, V>(to, at, end, out);
+  }
+}
+
+}  // namespace
+
+#define GEO_LOOPS(name, ...)                                                                                                     \
+  void name##_f32(const float* const* x, float* y, int64_t begin, int64_t end) { over_items<Map_##name>(x, y, begin, end); }     \
+  void name##_f64(const double* const* x, double* y, int64_t begin, int64_t end) { over_items<Map_##name>(x, y, begin, end); }
+GEO_MAPS(GEO_LOOPS, GEO_LOOPS, GEO_LOOPS)
 
 }  // namespace GEO_ISA
 }  // namespace geo

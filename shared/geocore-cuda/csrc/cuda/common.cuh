@@ -22,7 +22,6 @@ extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stre
 namespace geo {
 
 using torch::stable::Tensor;
-using torch::headeronly::ScalarType;
 
 inline cudaStream_t current_stream(const Tensor& t) {
   void* stream = nullptr;
@@ -35,14 +34,6 @@ inline void check_launch(const char* op) {
   const cudaError_t error = cudaGetLastError();
   STD_TORCH_CHECK(error == cudaSuccess, op, ": launch failed: ", cudaGetErrorString(error));
 }
-
-inline bool is_double(const Tensor& t, const char* op) {
-  const ScalarType kind = t.scalar_type();
-  STD_TORCH_CHECK(kind == ScalarType::Float || kind == ScalarType::Double, op, ": expected float32 or float64");
-  return kind == ScalarType::Double;
-}
-
-inline std::vector<int64_t> shape_of(const Tensor& t) { return {t.sizes().begin(), t.sizes().end()}; }
 
 // Blocks for n items, one thread each; kernels stride over the grid, so the cap loses nothing.
 inline unsigned blocks(int64_t n, int threads) {

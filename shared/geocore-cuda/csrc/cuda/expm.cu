@@ -57,14 +57,8 @@ void launch(const Tensor& A, const Tensor& G, Tensor& out, int n, const char* op
   geo::check_launch(op);
 }
 
-int checked_order(const Tensor& A, const char* op) {
-  const int64_t n = A.dim() < 2 ? 0 : A.size(-1);
-  STD_TORCH_CHECK(n >= 1 && n <= 16 && A.size(-2) == n, op, ": expected A of shape (..., n, n) with n up to 16");
-  return static_cast<int>(n);
-}
-
 Tensor small_expm_cuda(const Tensor& A_) {
-  const int n = checked_order(A_, "small_expm");
+  const int n = geo::check_order("small_expm", "A", A_, 1, 16);
   const bool wide = geo::is_double(A_, "small_expm");
   const torch::stable::accelerator::DeviceGuard guard(A_.get_device_index());
   const Tensor A = torch::stable::contiguous(A_);
@@ -75,9 +69,9 @@ Tensor small_expm_cuda(const Tensor& A_) {
 }
 
 Tensor small_expm_backward_cuda(const Tensor& A_, const Tensor& G_) {
-  const int n = checked_order(A_, "small_expm_backward");
+  const int n = geo::check_order("small_expm_backward", "A", A_, 1, 16);
   const bool wide = geo::is_double(A_, "small_expm_backward");
-  STD_TORCH_CHECK(geo::shape_of(G_) == geo::shape_of(A_) && G_.scalar_type() == A_.scalar_type(), "small_expm_backward: expected G like A");
+  geo::check_like("small_expm_backward", "G", G_, "A", A_);
   const torch::stable::accelerator::DeviceGuard guard(A_.get_device_index());
   const Tensor A = torch::stable::contiguous(A_), G = torch::stable::contiguous(G_);
   Tensor out = torch::stable::new_empty(A, geo::shape_of(A));

@@ -1,12 +1,16 @@
 // Overlap of oriented boxes on CUDA: one thread per pair, and greedy suppression by bit masks of 64 boxes.
-#include "../math/boxes.h"
-#include "common.cuh"
+#include "cuda/boxes.cuh"
+#include "cuda/common.cuh"
+#include "ops/boxes.h"
 
 #include <limits>
 
 namespace {
 
 using geo::Box;
+using geo::Kind;
+using geo::box_at;
+using geo::circles_meet;
 using geo::ScalarType;
 using geo::Tensor;
 using Word = unsigned long long;
@@ -16,33 +20,17 @@ constexpr int TILE = 64;
 constexpr int64_t CHUNK = 4096;  // rows of the mask at a time: n / 2 kB each
 
 template <class T>
-__device__ Box<T> box_at(const T* boxes, int64_t i) {
-  const T* p = boxes + 5 * i;
-  return {p[0], p[1], p[2], p[3], p[4]};
-}
-
-template <class T>
 __device__ void store(T* boxes, int64_t i, const Box<T>& box) {
   T* p = boxes + 5 * i;
   p[0] = box.x, p[1] = box.y, p[2] = box.w, p[3] = box.h, p[4] = box.t;
 }
 
 template <class T>
-__device__ bool circles_meet(const Box<T>& a, const Box<T>& b) {
-  const T dx = a.x - b.x, dy = a.y - b.y, reach = T(0.5) * (geo::root(a.w * a.w + a.h * a.h) + geo::root(b.w * b.w + b.h * b.h));
-  return dx * dx + dy * dy < reach * reach;
-}
-
-// What is measured of a pair: the area of the overlap, over that of the union, over that of the first box.
-enum Kind { AREA, OF_UNION, OF_FIRST };
-Kind kind_of(bool of_first) { return of_first ? OF_FIRST : OF_UNION; }
-
-template <class T>
 __global__ void pairs(const T* a, const T* b, T* out, int64_t n, Kind kind) {
   for (GEO_GRID_LOOP(i, n)) {
     const Box<T> first = box_at(a, i), second = box_at(b, i);
     const T shared = geo::intersection(first, second);
-    out[i] = kind == AREA ? shared : geo::ratio_of(first, second, shared, kind == OF_FIRST);
+    out[i] = kind == geo::AREA ? shared : geo::ratio_of(first, second, shared, kind == geo::OF_FIRST);
   }
 }
 
@@ -51,10 +39,10 @@ __global__ void pairs_gradient(const T* a, const T* b, const T* weight, T* ga, T
   for (GEO_GRID_LOOP(i, n)) {
     const Box<T> first = box_at(a, i), second = box_at(b, i);
     Box<T> g1, g2;
-    if (kind == AREA)
+    if (kind == geo::AREA)
       geo::intersection_gradient(first, second, weight[i], g1, g2);
     else
-      geo::ratio_gradient(first, second, weight[i], kind == OF_FIRST, g1, g2);
+      geo::ratio_gradient(first, second, weight[i], kind == geo::OF_FIRST, g1, g2);
     store(ga, i, g1);
     store(gb, i, g2);
   }
@@ -108,14 +96,8 @@ __global__ void walk(const Word* mask, int64_t start, int64_t rows, int64_t word
   if (threadIdx.x == 0) *count = mine;
 }
 
-bool check_pairs(const Tensor& a, const Tensor& b, const char* op) {
-  STD_TORCH_CHECK(a.dim() >= 1 && a.size(-1) == 5 && geo::shape_of(a) == geo::shape_of(b), op, ": expected a and b of one shape (..., 5)");
-  STD_TORCH_CHECK(a.scalar_type() == b.scalar_type(), op, ": expected a and b of one dtype");
-  return geo::is_double(a, op);
-}
-
 Tensor measure(const Tensor& a, const Tensor& b, Kind kind, const char* op) {
-  const bool wide = check_pairs(a, b, op);
+  const bool wide = geo::check_pairs(a, b, op);
   const torch::stable::accelerator::DeviceGuard guard(a.get_device_index());
   const Tensor x = torch::stable::contiguous(a), y = torch::stable::contiguous(b);
   auto shape = geo::shape_of(a);
@@ -133,7 +115,7 @@ Tensor measure(const Tensor& a, const Tensor& b, Kind kind, const char* op) {
 }
 
 std::tuple<Tensor, Tensor> gradient(const Tensor& a, const Tensor& b, const Tensor& grad, Kind kind, const char* op) {
-  const bool wide = check_pairs(a, b, op);
+  const bool wide = geo::check_pairs(a, b, op);
   auto shape = geo::shape_of(a);
   shape.pop_back();
   STD_TORCH_CHECK(geo::shape_of(grad) == shape && grad.scalar_type() == a.scalar_type(), op,
@@ -152,20 +134,17 @@ std::tuple<Tensor, Tensor> gradient(const Tensor& a, const Tensor& b, const Tens
   return {ga, gb};
 }
 
-Tensor obb_intersection_cuda(const Tensor& a, const Tensor& b) { return measure(a, b, AREA, "obb_intersection"); }
-Tensor obb_ratio_cuda(const Tensor& a, const Tensor& b, bool of_first) { return measure(a, b, kind_of(of_first), "obb_ratio"); }
+Tensor obb_intersection_cuda(const Tensor& a, const Tensor& b) { return measure(a, b, geo::AREA, "obb_intersection"); }
+Tensor obb_ratio_cuda(const Tensor& a, const Tensor& b, bool of_first) { return measure(a, b, geo::kind_of(of_first), "obb_ratio"); }
 std::tuple<Tensor, Tensor> obb_intersection_backward_cuda(const Tensor& a, const Tensor& b, const Tensor& grad) {
-  return gradient(a, b, grad, AREA, "obb_intersection_backward");
+  return gradient(a, b, grad, geo::AREA, "obb_intersection_backward");
 }
 std::tuple<Tensor, Tensor> obb_ratio_backward_cuda(const Tensor& a, const Tensor& b, const Tensor& grad, bool of_first) {
-  return gradient(a, b, grad, kind_of(of_first), "obb_ratio_backward");
+  return gradient(a, b, grad, geo::kind_of(of_first), "obb_ratio_backward");
 }
 
 Tensor obb_iou_table_cuda(const Tensor& a, const Tensor& b, bool of_first) {
-  STD_TORCH_CHECK(a.dim() == 3 && b.dim() == 3 && a.size(-1) == 5 && b.size(-1) == 5 && a.size(0) == b.size(0),
-                  "obb_iou_table: expected a of shape (k, n, 5) and b of shape (k, m, 5)");
-  STD_TORCH_CHECK(a.scalar_type() == b.scalar_type(), "obb_iou_table: expected a and b of one dtype");
-  const bool wide = geo::is_double(a, "obb_iou_table");
+  const bool wide = geo::check_sets(a, b, 3, "obb_iou_table");
   torch::stable::accelerator::DeviceGuard guard(a.get_device_index());
   const Tensor x = torch::stable::contiguous(a), y = torch::stable::contiguous(b);
   const int64_t n = a.size(1), m = b.size(1);
@@ -182,11 +161,7 @@ Tensor obb_iou_table_cuda(const Tensor& a, const Tensor& b, bool of_first) {
 }
 
 Tensor obb_nms_cuda(const Tensor& boxes, const Tensor& kinds, double threshold, int64_t max_output) {
-  STD_TORCH_CHECK(boxes.dim() == 2 && boxes.size(1) == 5, "obb_nms: expected boxes of shape (n, 5)");
-  STD_TORCH_CHECK(kinds.dim() == 1 && (kinds.size(0) == 0 || kinds.size(0) == boxes.size(0)) && kinds.scalar_type() == ScalarType::Long,
-                  "obb_nms: expected int64 kinds of shape (n,) or (0,)");
-  STD_TORCH_CHECK(kinds.get_device_index() == boxes.get_device_index(), "obb_nms: expected boxes and kinds on one device");
-  const bool wide = geo::is_double(boxes, "obb_nms");
+  const bool wide = geo::check_suppression(boxes, kinds);
   torch::stable::accelerator::DeviceGuard guard(boxes.get_device_index());
   const Tensor x = torch::stable::contiguous(boxes), k = torch::stable::contiguous(kinds);
   const int64_t n = x.size(0), words = (n + TILE - 1) / TILE, limit = max_output < 0 ? std::numeric_limits<int64_t>::max() : max_output;

@@ -63,22 +63,19 @@ void gradient(const Tensor& M, const Tensor& g, Tensor& out) {
 }
 
 std::tuple<Tensor, Tensor> procrustes3_cuda(const Tensor& M_) {
-  STD_TORCH_CHECK(M_.dim() >= 2 && M_.size(-1) == 3 && M_.size(-2) == 3, "procrustes3: expected M of shape (..., 3, 3)");
+  geo::check_order("procrustes3", "M", M_, 3, 3);
   const bool wide = geo::is_double(M_, "procrustes3");
   const torch::stable::accelerator::DeviceGuard guard(M_.get_device_index());
   const Tensor M = torch::stable::contiguous(M_);
-  auto shape = geo::shape_of(M);
-  Tensor R = torch::stable::new_empty(M, shape);
-  shape.pop_back();
-  Tensor s = torch::stable::new_empty(M, shape);
+  Tensor R = torch::stable::new_empty(M, M.sizes()), s = torch::stable::new_empty(M, geo::with_trailing(M, {3, 3}, {3}));
   if (M.numel() == 0) return {R, s};
   wide ? forward<double>(M, R, s) : forward<float>(M, R, s);
   return {R, s};
 }
 
 Tensor procrustes3_backward_cuda(const Tensor& M_, const Tensor& g_) {
-  STD_TORCH_CHECK(M_.dim() >= 2 && M_.size(-1) == 3 && M_.size(-2) == 3, "procrustes3_backward: expected M of shape (..., 3, 3)");
-  STD_TORCH_CHECK(geo::shape_of(g_) == geo::shape_of(M_) && g_.scalar_type() == M_.scalar_type(), "procrustes3_backward: expected g like M");
+  geo::check_order("procrustes3_backward", "M", M_, 3, 3);
+  geo::check_like("procrustes3_backward", "g", g_, "M", M_);
   const bool wide = geo::is_double(M_, "procrustes3_backward");
   const torch::stable::accelerator::DeviceGuard guard(M_.get_device_index());
   const Tensor M = torch::stable::contiguous(M_), g = torch::stable::contiguous(g_);
@@ -97,14 +94,12 @@ void factors(const Tensor& M, Tensor& U, Tensor& s, Tensor& Vh) {
 }
 
 std::tuple<Tensor, Tensor, Tensor> svd3_cuda(const Tensor& M_) {
-  STD_TORCH_CHECK(M_.dim() >= 2 && M_.size(-1) == 3 && M_.size(-2) == 3, "svd3: expected M of shape (..., 3, 3)");
+  geo::check_order("svd3", "M", M_, 3, 3);
   const bool wide = geo::is_double(M_, "svd3");
   const torch::stable::accelerator::DeviceGuard guard(M_.get_device_index());
   const Tensor M = torch::stable::contiguous(M_);
-  auto shape = geo::shape_of(M);
-  Tensor U = torch::stable::new_empty(M, shape), Vh = torch::stable::new_empty(M, shape);
-  shape.pop_back();
-  Tensor s = torch::stable::new_empty(M, shape);
+  Tensor U = torch::stable::new_empty(M, M.sizes()), Vh = torch::stable::new_empty(M, M.sizes());
+  Tensor s = torch::stable::new_empty(M, geo::with_trailing(M, {3, 3}, {3}));
   if (M.numel() == 0) return {U, s, Vh};
   wide ? factors<double>(M, U, s, Vh) : factors<float>(M, U, s, Vh);
   return {U, s, Vh};

@@ -3,44 +3,49 @@
 #include "cuda/common.cuh"
 #include "math/rope.h"
 
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
 namespace {
 
+using geo::ScalarType;
 using geo::Tensor;
 constexpr int THREADS = 256;
 
-template <class T>
+// T is how the numbers stand in memory, S what is computed in.
+template <class S, class T>
 __global__ void rope_kernel(const T* __restrict__ x, const T* __restrict__ cos, const T* __restrict__ sin, T* __restrict__ y, int64_t count,
-                            int64_t pairs, bool half, T sign, geo::RowMap map) {
+                            int64_t pairs, bool half, S sign, geo::RowMap map) {
   for (GEO_GRID_LOOP(i, count)) {
-    const int64_t row = i / pairs, p = i % pairs, at = geo::row_of_cosines(map, row) * pairs + p;
+    const int64_t row = i / pairs, p = i % pairs, at = map.at(row) * pairs + p;
     const int64_t first = row * 2 * pairs + (half ? p : 2 * p), second = first + (half ? pairs : 1);
-    T u, v;
-    geo::rotate_pair(x[first], x[second], cos[at], sin[at] * sign, u, v);
-    y[first] = u;
-    y[second] = v;
+    S u, v;
+    geo::rotate_pair(static_cast<S>(x[first]), static_cast<S>(x[second]), static_cast<S>(cos[at]), static_cast<S>(sin[at]) * sign, u, v);
+    y[first] = static_cast<T>(u);
+    y[second] = static_cast<T>(v);
   }
 }
 
 Tensor rope_cuda(const Tensor& x_, const Tensor& cos_, const Tensor& sin_, bool half, bool inverse) {
   geo::check_rope(x_, cos_, sin_);
-  const bool wide = geo::is_double(x_, "rope_apply");
+  const ScalarType kind = x_.scalar_type();
+  STD_TORCH_CHECK(kind == ScalarType::Float || kind == ScalarType::Double || kind == ScalarType::Half || kind == ScalarType::BFloat16,
+                  "rope_apply: expected float32, float64, float16 or bfloat16");
   const torch::stable::accelerator::DeviceGuard guard(x_.get_device_index());
   const Tensor x = torch::stable::contiguous(x_), cos = torch::stable::contiguous(cos_), sin = torch::stable::contiguous(sin_);
   Tensor y = torch::stable::new_empty(x, geo::shape_of(x));
   if (x.numel() == 0) return y;
-  const geo::Rows rows = geo::rows_of(x, cos);
-  geo::RowMap map{static_cast<int>(rows.size.size()), {}, {}};
-  for (int i = 0; i < map.dims; ++i) map.size[i] = rows.size[i], map.stride[i] = rows.stride[i];
+  const geo::RowMap map = geo::rows_of("rope_apply", x, "cos", cos, 1).map<geo::RowMap>();
   const int64_t pairs = x.size(-1) / 2, count = x.numel() / 2;
-  const cudaStream_t stream = geo::current_stream(x);
-  if (wide)
-    rope_kernel<double><<<geo::blocks(count, THREADS), THREADS, 0, stream>>>(x.const_data_ptr<double>(), cos.const_data_ptr<double>(),
-                                                                             sin.const_data_ptr<double>(), y.mutable_data_ptr<double>(), count,
-                                                                             pairs, half, inverse ? -1.0 : 1.0, map);
-  else
-    rope_kernel<float><<<geo::blocks(count, THREADS), THREADS, 0, stream>>>(x.const_data_ptr<float>(), cos.const_data_ptr<float>(),
-                                                                            sin.const_data_ptr<float>(), y.mutable_data_ptr<float>(), count, pairs,
-                                                                            half, inverse ? -1.0f : 1.0f, map);
+  const auto launch = [&]<class S, class T>(S sign, T) {
+    const auto at = [](const Tensor& t) { return static_cast<const T*>(t.data_ptr()); };
+    rope_kernel<<<geo::blocks(count, THREADS), THREADS, 0, geo::current_stream(x)>>>(at(x), at(cos), at(sin), static_cast<T*>(y.data_ptr()),
+                                                                                     count, pairs, half, inverse ? -sign : sign, map);
+  };
+  if (kind == ScalarType::Float) launch(1.0f, 0.0f);
+  if (kind == ScalarType::Double) launch(1.0, 0.0);
+  if (kind == ScalarType::Half) launch(1.0f, torch::headeronly::Half());
+  if (kind == ScalarType::BFloat16) launch(1.0f, torch::headeronly::BFloat16());
   geo::check_launch("rope_apply");
   return y;
 }

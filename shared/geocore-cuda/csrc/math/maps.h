@@ -1,39 +1,38 @@
-// The item-by-item maps of rotations, named once for the CPU loops and the CUDA kernels.
+// The item-by-item maps of rotations, named once for the CPU loops, the CUDA kernels and the operators.
 #pragma once
 
+#include "math/geodesic.h"
 #include "math/quaternion.h"
 
 namespace geo {
 inline namespace GEO_ISA {
 
-// name(formula, numbers in, numbers out)
-#define GEO_UNARY_MAPS(X)                \
-  X(so3_exp, so3_exp, 3, 9)              \
-  X(so3_log, so3_log, 9, 3)              \
-  X(quat_to_matrix, quat_to_matrix, 4, 9) \
-  X(matrix_to_quat, matrix_to_quat, 9, 4)
-// name(formula, numbers in, numbers in, numbers out)
-#define GEO_BINARY_MAPS(X)                                  \
-  X(so3_exp_backward, so3_exp_backward, 3, 9, 3)            \
-  X(so3_log_backward, so3_log_backward, 9, 3, 9)            \
-  X(quat_to_matrix_backward, quat_to_matrix_backward, 4, 9, 4) \
-  X(matrix_to_quat_backward, matrix_to_quat_backward, 9, 4, 9) \
-  X(quat_mul, quat_mul, 4, 4, 4)
+// Maps of one, two and three arguments: name, numbers in an item of the result, numbers in an item of each argument. Nine numbers
+// are a matrix, one is a scalar, others are a vector.
+#define GEO_MAPS(ONE, TWO, THREE)       \
+  ONE(so3_exp, 9, 3)                    \
+  ONE(so3_log, 3, 9)                    \
+  ONE(quat_to_matrix, 9, 4)             \
+  ONE(matrix_to_quat, 4, 9)             \
+  TWO(so3_exp_backward, 3, 3, 9)        \
+  TWO(so3_log_backward, 9, 9, 3)        \
+  TWO(quat_to_matrix_backward, 4, 4, 9) \
+  TWO(matrix_to_quat_backward, 9, 9, 4) \
+  TWO(quat_mul, 4, 4, 4)                \
+  TWO(so3_geodesic, 1, 9, 9)            \
+  THREE(so3_geodesic_backward, 9, 9, 9, 1)
 
-#define GEO_UNARY_MAP(name, formula, IN, OUT)                            \
-  struct Map_##name {                                                    \
-    static constexpr int in = IN, out = OUT;                             \
-    template <class S>                                                   \
-    GEO_FN static void run(const S* a, S* to) { formula(a, to); }        \
+// Map::run(in, out) with the arguments one behind the other.
+#define GEO_MAP(name, OUT, A, B, C, ...)                                       \
+  struct Map_##name {                                                          \
+    static constexpr int out = OUT, first = A, second = B, third = C;          \
+    template <class S>                                                         \
+    GEO_FN static void run(const S* in, S* to) { name(__VA_ARGS__, to); }      \
   };
-#define GEO_BINARY_MAP(name, formula, A, B, OUT)                              \
-  struct Map_##name {                                                         \
-    static constexpr int left = A, right = B, out = OUT;                      \
-    template <class S>                                                        \
-    GEO_FN static void run(const S* a, const S* b, S* to) { formula(a, b, to); } \
-  };
-GEO_UNARY_MAPS(GEO_UNARY_MAP)
-GEO_BINARY_MAPS(GEO_BINARY_MAP)
+#define GEO_MAP_OF_ONE(name, OUT, A) GEO_MAP(name, OUT, A, 0, 0, in)
+#define GEO_MAP_OF_TWO(name, OUT, A, B) GEO_MAP(name, OUT, A, B, 0, in, in + A)
+#define GEO_MAP_OF_THREE(name, OUT, A, B, C) GEO_MAP(name, OUT, A, B, C, in, in + A, in + A + B)
+GEO_MAPS(GEO_MAP_OF_ONE, GEO_MAP_OF_TWO, GEO_MAP_OF_THREE)
 
 }  // namespace GEO_ISA
 }  // namespace geo

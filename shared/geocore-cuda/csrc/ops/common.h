@@ -34,18 +34,9 @@
 namespace geo {
 
 using torch::stable::Tensor;
-using torch::headeronly::ScalarType;
 
 // 4 with AVX-512, 3 with AVX2 and FMA, otherwise 2; GEOCORE_ISA=base|v3|v4 lowers it (for tests).
 int instruction_set();
-
-inline bool is_double(const Tensor& t, const char* op) {
-  const ScalarType kind = t.scalar_type();
-  STD_TORCH_CHECK(kind == ScalarType::Float || kind == ScalarType::Double, op, ": expected float32 or float64");
-  return kind == ScalarType::Double;
-}
-
-inline std::vector<int64_t> shape_of(const Tensor& t) { return {t.sizes().begin(), t.sizes().end()}; }
 
 // Items per task so that one task is some ten microseconds of work.
 inline int64_t grain(int64_t nanoseconds_per_item) {

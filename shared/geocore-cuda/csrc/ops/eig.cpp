@@ -17,19 +17,15 @@ void over(const Tensor& A, Tensor& values, Tensor& vectors, int n, void (*kernel
 }
 
 std::tuple<Tensor, Tensor> sym_eig_cpu(const Tensor& A_) {
-  const int64_t n = A_.dim() < 2 ? 0 : A_.size(-1);
-  STD_TORCH_CHECK(n >= 2 && n <= 32 && A_.size(-2) == n, "sym_eig: expected A of shape (..., n, n) with n from 2 to 32");
+  const int n = geo::check_order("sym_eig", "A", A_, 2, 32);
   const bool wide = geo::is_double(A_, "sym_eig");
   const Tensor A = torch::stable::contiguous(A_);
-  auto shape = geo::shape_of(A);
-  Tensor vectors = torch::stable::new_empty(A, shape);
-  shape.pop_back();
-  Tensor values = torch::stable::new_empty(A, shape);
+  Tensor vectors = torch::stable::new_empty(A, A.sizes()), values = torch::stable::new_empty(A, geo::with_trailing(A, {n, n}, {n}));
   if (A.numel() == 0) return {values, vectors};
   if (wide)
-    over<double>(A, values, vectors, static_cast<int>(n), GEO_BEST(sym_eig_f64));
+    over<double>(A, values, vectors, n, GEO_BEST(sym_eig_f64));
   else
-    over<float>(A, values, vectors, static_cast<int>(n), GEO_BEST(sym_eig_f32));
+    over<float>(A, values, vectors, n, GEO_BEST(sym_eig_f32));
   return {values, vectors};
 }
 

@@ -9,12 +9,6 @@ namespace {
 
 using geo::Tensor;
 
-int checked_order(const Tensor& A, const char* op) {
-  const int64_t n = A.dim() < 2 ? 0 : A.size(-1);
-  STD_TORCH_CHECK(n >= 1 && n <= 16 && A.size(-2) == n, op, ": expected A of shape (..., n, n) with n up to 16");
-  return static_cast<int>(n);
-}
-
 template <class T>
 void values(const Tensor& A, Tensor& out, int n, void (*kernel)(const T*, T*, int, int64_t, int64_t)) {
   const T* from = A.const_data_ptr<T>();
@@ -34,7 +28,7 @@ void slopes(const Tensor& A, const Tensor& G, Tensor& out, int n, void (*kernel)
 }
 
 Tensor small_expm_cpu(const Tensor& A_) {
-  const int n = checked_order(A_, "small_expm");
+  const int n = geo::check_order("small_expm", "A", A_, 1, 16);
   const bool wide = geo::is_double(A_, "small_expm");
   const Tensor A = torch::stable::contiguous(A_);
   Tensor out = torch::stable::new_empty(A, geo::shape_of(A));
@@ -47,9 +41,9 @@ Tensor small_expm_cpu(const Tensor& A_) {
 }
 
 Tensor small_expm_backward_cpu(const Tensor& A_, const Tensor& G_) {
-  const int n = checked_order(A_, "small_expm_backward");
+  const int n = geo::check_order("small_expm_backward", "A", A_, 1, 16);
   const bool wide = geo::is_double(A_, "small_expm_backward");
-  STD_TORCH_CHECK(geo::shape_of(G_) == geo::shape_of(A_) && G_.scalar_type() == A_.scalar_type(), "small_expm_backward: expected G like A");
+  geo::check_like("small_expm_backward", "G", G_, "A", A_);
   const Tensor A = torch::stable::contiguous(A_), G = torch::stable::contiguous(G_);
   Tensor out = torch::stable::new_empty(A, geo::shape_of(A));
   if (A.numel() == 0) return out;

@@ -1,3 +1,5 @@
+#include "ops/boxes.h"
+
 #include "ops/common.h"
 
 #include <cstring>
@@ -16,6 +18,7 @@ GEO_BOXES(double, f64)
 
 namespace {
 
+using geo::Kind;
 using geo::ScalarType;
 using geo::Tensor;
 
@@ -34,23 +37,6 @@ struct Kernels;
 GEO_KERNELS(float, f32)
 GEO_KERNELS(double, f64)
 
-bool check_pairs(const Tensor& a, const Tensor& b, const char* op) {
-  STD_TORCH_CHECK(a.dim() >= 1 && a.size(-1) == 5 && geo::shape_of(a) == geo::shape_of(b), op, ": expected a and b of one shape (..., 5)");
-  STD_TORCH_CHECK(a.scalar_type() == b.scalar_type(), op, ": expected a and b of one dtype");
-  return geo::is_double(a, op);
-}
-
-bool check_sets(const Tensor& a, const Tensor& b, int64_t dim, const char* op) {
-  STD_TORCH_CHECK(a.dim() == dim && b.dim() == dim && a.size(-1) == 5 && b.size(-1) == 5 && (dim == 2 || a.size(0) == b.size(0)), op,
-                  dim == 2 ? ": expected a of shape (n, 5) and b of shape (m, 5)" : ": expected a of shape (k, n, 5) and b of shape (k, m, 5)");
-  STD_TORCH_CHECK(a.scalar_type() == b.scalar_type(), op, ": expected a and b of one dtype");
-  return geo::is_double(a, op);
-}
-
-// What is measured of a pair: numbers that csrc/cpu knows.
-enum Kind { AREA, OF_UNION, OF_FIRST };
-Kind kind_of(bool of_first) { return of_first ? OF_FIRST : OF_UNION; }
-
 template <class T>
 void measure(const Tensor& a, const Tensor& b, Tensor& out, Kind kind) {
   const T *pa = a.const_data_ptr<T>(), *pb = b.const_data_ptr<T>();
@@ -61,7 +47,7 @@ void measure(const Tensor& a, const Tensor& b, Tensor& out, Kind kind) {
 }
 
 Tensor measure(const Tensor& a_, const Tensor& b_, Kind kind, const char* op) {
-  const bool wide = check_pairs(a_, b_, op);
+  const bool wide = geo::check_pairs(a_, b_, op);
   const Tensor a = torch::stable::contiguous(a_), b = torch::stable::contiguous(b_);
   auto shape = geo::shape_of(a);
   shape.pop_back();
@@ -80,7 +66,7 @@ void gradient(const Tensor& a, const Tensor& b, const Tensor& grad, Tensor& ga, 
 }
 
 std::tuple<Tensor, Tensor> gradient(const Tensor& a_, const Tensor& b_, const Tensor& grad_, Kind kind, const char* op) {
-  const bool wide = check_pairs(a_, b_, op);
+  const bool wide = geo::check_pairs(a_, b_, op);
   auto shape = geo::shape_of(a_);
   shape.pop_back();
   STD_TORCH_CHECK(geo::shape_of(grad_) == shape && grad_.scalar_type() == a_.scalar_type(), op,
@@ -91,13 +77,13 @@ std::tuple<Tensor, Tensor> gradient(const Tensor& a_, const Tensor& b_, const Te
   return {ga, gb};
 }
 
-Tensor obb_intersection_cpu(const Tensor& a, const Tensor& b) { return measure(a, b, AREA, "obb_intersection"); }
-Tensor obb_ratio_cpu(const Tensor& a, const Tensor& b, bool of_first) { return measure(a, b, kind_of(of_first), "obb_ratio"); }
+Tensor obb_intersection_cpu(const Tensor& a, const Tensor& b) { return measure(a, b, geo::AREA, "obb_intersection"); }
+Tensor obb_ratio_cpu(const Tensor& a, const Tensor& b, bool of_first) { return measure(a, b, geo::kind_of(of_first), "obb_ratio"); }
 std::tuple<Tensor, Tensor> obb_intersection_backward_cpu(const Tensor& a, const Tensor& b, const Tensor& grad) {
-  return gradient(a, b, grad, AREA, "obb_intersection_backward");
+  return gradient(a, b, grad, geo::AREA, "obb_intersection_backward");
 }
 std::tuple<Tensor, Tensor> obb_ratio_backward_cpu(const Tensor& a, const Tensor& b, const Tensor& grad, bool of_first) {
-  return gradient(a, b, grad, kind_of(of_first), "obb_ratio_backward");
+  return gradient(a, b, grad, geo::kind_of(of_first), "obb_ratio_backward");
 }
 
 // Rows per task so that a task tests some 10^5 pairs.
@@ -123,7 +109,7 @@ Tensor table(const Tensor& a, const Tensor& b, bool of_first) {
 }
 
 Tensor obb_iou_table_cpu(const Tensor& a, const Tensor& b, bool of_first) {
-  const bool wide = check_sets(a, b, 3, "obb_iou_table");
+  const bool wide = geo::check_sets(a, b, 3, "obb_iou_table");
   const Tensor x = torch::stable::contiguous(a), y = torch::stable::contiguous(b);
   return wide ? table<double>(x, y, of_first) : table<float>(x, y, of_first);
 }
@@ -175,7 +161,7 @@ std::tuple<Tensor, Tensor> list(const Tensor& a, const Tensor& b, bool of_first)
 }
 
 std::tuple<Tensor, Tensor> obb_iou_list_cpu(const Tensor& a, const Tensor& b, bool of_first) {
-  const bool wide = check_sets(a, b, 2, "obb_iou_list");
+  const bool wide = geo::check_sets(a, b, 2, "obb_iou_list");
   const Tensor x = torch::stable::contiguous(a), y = torch::stable::contiguous(b);
   return wide ? list<double>(x, y, of_first) : list<float>(x, y, of_first);
 }
@@ -195,10 +181,7 @@ Tensor suppress(const Tensor& boxes, const int64_t* kinds, double threshold, int
 }
 
 Tensor obb_nms_cpu(const Tensor& boxes, const Tensor& kinds, double threshold, int64_t max_output) {
-  STD_TORCH_CHECK(boxes.dim() == 2 && boxes.size(1) == 5, "obb_nms: expected boxes of shape (n, 5)");
-  STD_TORCH_CHECK(kinds.dim() == 1 && (kinds.size(0) == 0 || kinds.size(0) == boxes.size(0)) && kinds.scalar_type() == ScalarType::Long,
-                  "obb_nms: expected int64 kinds of shape (n,) or (0,)");
-  const bool wide = geo::is_double(boxes, "obb_nms");
+  const bool wide = geo::check_suppression(boxes, kinds);
   const Tensor x = torch::stable::contiguous(boxes), k = torch::stable::contiguous(kinds);
   const int64_t* classes = k.size(0) ? k.const_data_ptr<int64_t>() : nullptr;
   const int64_t limit = max_output < 0 ? std::numeric_limits<int64_t>::max() : max_output;

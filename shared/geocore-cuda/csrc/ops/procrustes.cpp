@@ -26,13 +26,10 @@ void gradient(const Tensor& M, const Tensor& g, Tensor& out, void (*kernel)(cons
 }
 
 std::tuple<Tensor, Tensor> procrustes3_cpu(const Tensor& M_) {
-  STD_TORCH_CHECK(M_.dim() >= 2 && M_.size(-1) == 3 && M_.size(-2) == 3, "procrustes3: expected M of shape (..., 3, 3)");
+  geo::check_order("procrustes3", "M", M_, 3, 3);
   const bool wide = geo::is_double(M_, "procrustes3");
   const Tensor M = torch::stable::contiguous(M_);
-  auto shape = geo::shape_of(M);
-  Tensor R = torch::stable::new_empty(M, shape);
-  shape.pop_back();
-  Tensor s = torch::stable::new_empty(M, shape);
+  Tensor R = torch::stable::new_empty(M, M.sizes()), s = torch::stable::new_empty(M, geo::with_trailing(M, {3, 3}, {3}));
   if (M.numel() == 0) return {R, s};
   if (wide)
     forward<double>(M, R, s, GEO_BEST(procrustes3_f64));
@@ -42,8 +39,8 @@ std::tuple<Tensor, Tensor> procrustes3_cpu(const Tensor& M_) {
 }
 
 Tensor procrustes3_backward_cpu(const Tensor& M_, const Tensor& g_) {
-  STD_TORCH_CHECK(M_.dim() >= 2 && M_.size(-1) == 3 && M_.size(-2) == 3, "procrustes3_backward: expected M of shape (..., 3, 3)");
-  STD_TORCH_CHECK(geo::shape_of(g_) == geo::shape_of(M_) && g_.scalar_type() == M_.scalar_type(), "procrustes3_backward: expected g like M");
+  geo::check_order("procrustes3_backward", "M", M_, 3, 3);
+  geo::check_like("procrustes3_backward", "g", g_, "M", M_);
   const bool wide = geo::is_double(M_, "procrustes3_backward");
   const Tensor M = torch::stable::contiguous(M_), g = torch::stable::contiguous(g_);
   Tensor out = torch::stable::new_empty(M, geo::shape_of(M));
@@ -63,13 +60,11 @@ void factors(const Tensor& M, Tensor& U, Tensor& s, Tensor& Vh, void (*kernel)(c
 }
 
 std::tuple<Tensor, Tensor, Tensor> svd3_cpu(const Tensor& M_) {
-  STD_TORCH_CHECK(M_.dim() >= 2 && M_.size(-1) == 3 && M_.size(-2) == 3, "svd3: expected M of shape (..., 3, 3)");
+  geo::check_order("svd3", "M", M_, 3, 3);
   const bool wide = geo::is_double(M_, "svd3");
   const Tensor M = torch::stable::contiguous(M_);
-  auto shape = geo::shape_of(M);
-  Tensor U = torch::stable::new_empty(M, shape), Vh = torch::stable::new_empty(M, shape);
-  shape.pop_back();
-  Tensor s = torch::stable::new_empty(M, shape);
+  Tensor U = torch::stable::new_empty(M, M.sizes()), Vh = torch::stable::new_empty(M, M.sizes());
+  Tensor s = torch::stable::new_empty(M, geo::with_trailing(M, {3, 3}, {3}));
   if (M.numel() == 0) return {U, s, Vh};
   if (wide)
     factors<double>(M, U, s, Vh, GEO_BEST(svd3_f64));

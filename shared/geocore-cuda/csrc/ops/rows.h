@@ -1,4 +1,4 @@
-// How the cosines of rope_apply are broadcast against its rows.
+// How an argument is broadcast against the rows of x: cosines of rope_apply, blocks of block_rotate.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -9,20 +9,28 @@
 
 namespace geo {
 
-// Sizes of the batch of x and, for each, the stride of the cosines in rows; neighbours that move together are merged.
+// Sizes of the batch of x and, for each, the stride of the other argument in items; neighbours that move together are merged.
 struct Rows {
   std::vector<int64_t> size, stride;
+
+  template <class Map>
+  Map map() const {
+    Map found{static_cast<int>(size.size()), {}, {}};
+    for (size_t i = 0; i < size.size(); ++i) found.size[i] = size[i], found.stride[i] = stride[i];
+    return found;
+  }
 };
 
-inline Rows rows_of(const torch::stable::Tensor& x, const torch::stable::Tensor& cos) {
-  const int64_t outer = x.dim() - 1, inner = cos.dim() - 1;
-  STD_TORCH_CHECK(inner <= outer, "rope_apply: cos has more dimensions than x");
+// `trailing`: dimensions of one item of the other argument, called `name`.
+inline Rows rows_of(const char* op, const torch::stable::Tensor& x, const char* name, const torch::stable::Tensor& other, int64_t trailing) {
+  const int64_t outer = x.dim() - 1, inner = other.dim() - trailing;
+  STD_TORCH_CHECK(inner <= outer, op, ": ", name, " has more batch dimensions than x");
   Rows found;
   std::vector<int64_t> stride(outer, 0);
   int64_t step = 1;
   for (int64_t i = 0; i < inner; ++i) {
-    const int64_t have = cos.size(inner - 1 - i), want = x.size(outer - 1 - i);
-    STD_TORCH_CHECK(have == want || have == 1, "rope_apply: cos cannot be broadcast to the batch of x");
+    const int64_t have = other.size(inner - 1 - i), want = x.size(outer - 1 - i);
+    STD_TORCH_CHECK(have == want || have == 1, op, ": ", name, " cannot be broadcast to the batch of x");
     if (have != 1) stride[outer - 1 - i] = step;
     step *= have;
   }
@@ -37,7 +45,7 @@ inline Rows rows_of(const torch::stable::Tensor& x, const torch::stable::Tensor&
       found.stride.push_back(stride[i]);
     }
   }
-  STD_TORCH_CHECK(found.size.size() <= 8, "rope_apply: more than 8 batch dimensions");
+  STD_TORCH_CHECK(found.size.size() <= 8, op, ": more than 8 batch dimensions");
   return found;
 }
 

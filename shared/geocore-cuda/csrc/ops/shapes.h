@@ -2,6 +2,7 @@
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
 #include <cstdint>
@@ -9,6 +10,16 @@
 #include <vector>
 
 namespace geo {
+
+using torch::headeronly::ScalarType;
+
+inline bool is_double(const torch::stable::Tensor& t, const char* op) {
+  const ScalarType kind = t.scalar_type();
+  STD_TORCH_CHECK(kind == ScalarType::Float || kind == ScalarType::Double, op, ": expected float32 or float64");
+  return kind == ScalarType::Double;
+}
+
+inline std::vector<int64_t> shape_of(const torch::stable::Tensor& t) { return {t.sizes().begin(), t.sizes().end()}; }
 
 inline int64_t product(const std::vector<int64_t>& dims) {
   int64_t n = 1;
@@ -31,6 +42,20 @@ inline std::vector<int64_t> with_trailing(const torch::stable::Tensor& x, const 
   shape.resize(shape.size() - in.size());
   shape.insert(shape.end(), out.begin(), out.end());
   return shape;
+}
+
+// Order of square matrices (..., n, n), from `low` to `high`.
+inline int check_order(const char* op, const char* name, const torch::stable::Tensor& A, int64_t low, int64_t high) {
+  const int64_t n = A.dim() < 2 ? 0 : A.size(-1);
+  const bool fits = n >= low && n <= high && A.size(-2) == n;
+  STD_TORCH_CHECK(fits || low != high, op, ": expected ", name, " of shape (..., ", high, ", ", high, ")");
+  STD_TORCH_CHECK(fits, op, ": expected ", name, " of shape (..., n, n) with n from ", low, " to ", high);
+  return static_cast<int>(n);
+}
+
+// A gradient has the shape and dtype of what it belongs to.
+inline void check_like(const char* op, const char* name, const torch::stable::Tensor& g, const char* of, const torch::stable::Tensor& x) {
+  STD_TORCH_CHECK(shape_of(g) == shape_of(x) && g.scalar_type() == x.scalar_type(), op, ": expected ", name, " like ", of);
 }
 
 // Square systems A (..., m, m) with right-hand sides B (..., m, d) of the same batch and dtype.

@@ -19,12 +19,14 @@ INTERFACE = 1
 
 _EVERYWHERE = frozenset(
     {
+        "block_rotate",
         "householder_scan",
         "householder_scan_backward",
         "matrix_to_quat",
         "matrix_to_quat_backward",
         "obb_intersection",
         "obb_intersection_backward",
+        "obb_iou_list",
         "obb_iou_table",
         "obb_nms",
         "obb_ratio",
@@ -39,6 +41,8 @@ _EVERYWHERE = frozenset(
         "small_expm_backward",
         "so3_exp",
         "so3_exp_backward",
+        "so3_geodesic",
+        "so3_geodesic_backward",
         "so3_log",
         "so3_log_backward",
         "svd3",
@@ -46,7 +50,7 @@ _EVERYWHERE = frozenset(
         "unit_solve",
     }
 )
-KERNELS: dict[str, frozenset[str]] = {"cpu": _EVERYWHERE | {"obb_iou_list"}, "cuda": _EVERYWHERE}
+KERNELS: dict[str, frozenset[str]] = {"cpu": _EVERYWHERE | {"block_rotate_backward"}, "cuda": _EVERYWHERE}
 """Device type to the operators that the library implements there."""
 
 _HERE = Path(__file__).resolve().parent

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from geocore import _ops, so3
+from geocore import _kernel_table, _ops, so3
 from geocore.testing import check_op, check_transforms, max_error_eps, nan_filled_empty
 
 CALLS = {"kernel": 0}
@@ -41,8 +41,9 @@ def _defined():
 
 
 @pytest.fixture
-def with_kernel():
+def with_kernel(monkeypatch):
     CALLS["kernel"] = 0
+    monkeypatch.setitem(_kernel_table.TABLE, ("test_sum", "cpu"), _kernel_table.Row(gain="measured"))
     with _ops.without_kernels():
         _ops.announce("cpu", frozenset({"test_sum"}))
         yield
@@ -65,6 +66,16 @@ def test_announced_kernel_runs_and_agrees(w, with_kernel):
         assert max_error_eps(routed(w), reference(w)) <= 2
     assert CALLS["kernel"] == 1
     assert not _ops.kernel_may_run("another_op", w)
+
+
+def test_a_kernel_that_was_not_measured_is_taken_on_request_only(w, with_kernel, monkeypatch):
+    monkeypatch.delitem(_kernel_table.TABLE, ("test_sum", "cpu"))
+    assert not _ops.kernel_may_run("test_sum", w)
+    assert "not yet measured, so not taken" in _kernel_table.describe("test_sum", "cpu")
+    monkeypatch.setattr(_kernel_table, "EVERY_KERNEL", True)
+    assert _ops.kernel_may_run("test_sum", w)
+    assert not _ops.kernel_may_run("test_sum", w.half())
+    assert "not yet measured, taken all the same" in _kernel_table.describe("test_sum", "cpu")
 
 
 def test_op_passes_opcheck(w):
@@ -156,6 +167,7 @@ SHIPPED = {
 GRADIENTS = {
     "so3_exp_backward": lambda: (vectors(1, 5, 3), vectors(2, 5, 3, 3)),
     "so3_log_backward": lambda: (rotations(2), vectors(3, 5, 3)),
+    "so3_geodesic_backward": lambda: (rotations(3), rotations(4), vectors(5, 5)),
     "quat_to_matrix_backward": lambda: (vectors(5, 5, 4), vectors(6, 5, 3, 3)),
     "matrix_to_quat_backward": lambda: (rotations(6), vectors(7, 5, 4)),
 }
@@ -167,10 +179,10 @@ def test_every_operator_of_the_room_is_covered():
 
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_gradients_are_operators_too(name):
-    x, g = GRADIENTS[name]()
+    *x, g = GRADIENTS[name]()
     forward = _ops._DEFINED[name.removesuffix("_backward")]
-    torch.testing.assert_close(_ops._DEFINED[name](x, g), torch.func.vjp(forward, x)[1](g)[0], rtol=1e-12, atol=1e-12)
-    check_op(getattr(torch.ops.geocore, name).default, x.requires_grad_(), g.requires_grad_())
+    torch.testing.assert_close(_ops._DEFINED[name](*x, g), torch.func.vjp(forward, *x)[1](g)[0], rtol=1e-12, atol=1e-12)
+    check_op(getattr(torch.ops.geocore, name).default, *(a.requires_grad_() for a in (*x, g)))
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-8, 1e-3, 0.05, 0.27, 0.29, 1.0, 3.0])
@@ -194,6 +206,8 @@ def symmetric(seed):
 
 OTHERS = {
     "rope_apply": lambda: (vectors(1, 2, 3, 8), vectors(2, 3, 4), vectors(3, 3, 4), True, False),
+    "block_rotate": lambda: (vectors(1, 2, 3, 6), vectors(2, 3, 2, 3, 3), True),
+    "block_rotate_backward": lambda: (vectors(1, 2, 3, 6), vectors(3, 2, 3, 6), vectors(2, 3, 2, 3, 3)),
     "unit_solve": lambda: (vectors(1, 2, 4, 4), vectors(2, 2, 4, 3), True, True),
     "small_expm": lambda: (vectors(1, 4, 5, 5),),
     "svd3": lambda: (vectors(1, 4, 3, 3),),

@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from geocore.testing.benchmark import Benchmark, Case, compare_timings, peak_memory
+from geocore import _ops
+from geocore.testing.benchmark import Benchmark, Case, compare_timings, peak_memory, plain
 
 
 def make(wrong: bool = False) -> Benchmark:
@@ -65,3 +66,17 @@ def test_peak_memory_counts_temporaries():
     x = torch.ones(1 << 16)
     assert peak_memory(lambda: (x + 1) + (x + 2)) >= 3 * x.nbytes
     assert peak_memory(lambda: x.sum()) < x.nbytes
+
+
+def test_plain_switches_the_kernels_off_for_the_call():
+    seen = []
+
+    def fn(x, *, scale):
+        seen.append(dict(_ops._KERNELS))
+        return scale * x
+
+    with _ops.without_kernels():
+        _ops.announce("cpu", frozenset({"nothing"}))
+        assert plain(fn)(2, scale=3) == 6
+        assert fn(2, scale=3) == 6
+    assert seen == [{}, {"cpu": frozenset({"nothing"})}]

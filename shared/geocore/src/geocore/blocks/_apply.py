@@ -1,8 +1,12 @@
 """Product of a block-diagonal matrix with vectors, arranged as few large matrix products as the shapes allow."""
 
+from typing import Any
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from geocore import _ops
 from geocore._checks import check_broadcastable, check_square, check_trailing
 from geocore._precision import full_precision
 
@@ -49,19 +53,30 @@ def apply_block_rotation(x: Float[Tensor, "*xbatch d"], blocks: Float[Tensor, "*
     check_trailing("x", x, (m * k,), hint=f"{m} blocks of size {k} act on vectors of length {m * k}")
     batch = check_broadcastable(x=x.shape[:-1], blocks=blocks.shape[:-3])
 
-    v = x.expand(*batch, m * k).unflatten(-1, (m, k))
-    R = blocks.reshape((1,) * (len(batch) - blocks.ndim + 3) + tuple(blocks.shape))
-    # Batch dimensions along which R is constant become rows; the others stay a batch of matrices.
-    rows = [i for i in range(len(batch)) if R.shape[i] == 1]
-    kept = [i for i in range(len(batch)) if R.shape[i] != 1]
-    nb = len(batch)
-    v = v.permute(*kept, nb, *rows, nb + 1)
-    shape = v.shape
-    v = v.reshape(*shape[: len(kept) + 1], _product(shape[len(kept) + 1 : -1]), k)
-    R = R.permute(*rows, *kept, nb, nb + 1, nb + 2).reshape(*shape[: len(kept) + 1], k, k)
-    y = (v @ R.mT).reshape(shape)
+    if _fits_kernel(x, blocks) and _ops.kernel_may_run("block_rotate", x, blocks, size=k, count=x.numel()):
+        return torch.ops.geocore.block_rotate(x, blocks, False)
+    return apply_reference(x.expand(*batch, m * k), blocks)
+
+
+def apply_reference(x: Tensor, blocks: Tensor) -> Tensor:
+    """``apply_block_rotation`` without checks, by plain operations; ``x`` has the whole batch."""
+    v, kept, rows = _as_rows(x, blocks)
+    R = blocks.reshape((1,) * (x.ndim + 2 - blocks.ndim) + tuple(blocks.shape))
+    nb = x.ndim - 1
+    R = R.permute(*rows, *kept, nb, nb + 1, nb + 2).reshape(*v.shape[:-2], *blocks.shape[-2:])
+    y = (v @ R.mT).reshape(*v.shape[:-2], *(x.shape[i] for i in rows), v.shape[-1])
     order = [*kept, nb, *rows, nb + 1]
     return y.permute(*(order.index(i) for i in range(nb + 2))).flatten(-2)
+
+
+def _as_rows(x: Tensor, blocks: Tensor) -> tuple[Tensor, list[int], list[int]]:
+    """``x`` as ``(*kept, m, rows, k)``: batch dimensions along which blocks are constant become rows, the others a batch of matrices."""
+    m, k = blocks.shape[-3], blocks.shape[-1]
+    nb, ahead = x.ndim - 1, x.ndim + 2 - blocks.ndim
+    rows = [i for i in range(nb) if i < ahead or blocks.shape[i - ahead] == 1]
+    kept = [i for i in range(nb) if i not in rows]
+    v = x.unflatten(-1, (m, k)).permute(*kept, nb, *rows, nb + 1)
+    return v.reshape(*v.shape[: len(kept) + 1], _product(v.shape[len(kept) + 1 : -1]), k), kept, rows
 
 
 def _product(sizes: tuple[int, ...]) -> int:
@@ -69,3 +84,52 @@ def _product(sizes: tuple[int, ...]) -> int:
     for s in sizes:
         n *= s
     return n
+
+
+def _fits_kernel(x: Tensor, blocks: Tensor) -> bool:
+    """Whether the blocks do not enlarge the batch of ``x``."""
+    if blocks.ndim - 3 > x.ndim - 1 or x.ndim > 8:
+        return False
+    return all(b in (1, n) for b, n in zip(reversed(blocks.shape[:-3]), reversed(x.shape[:-1]), strict=False))
+
+
+def _plain(x: Tensor, blocks: Tensor, transpose: bool) -> Tensor:
+    return apply_reference(x, blocks.mT if transpose else blocks).contiguous()
+
+
+def _outer(x: Tensor, g: Tensor, blocks: Tensor) -> Tensor:
+    """Gradient in the blocks for the gradient ``g`` in the result: sums of ``g_r x_c`` over the vectors of a block."""
+    return (_as_rows(g, blocks)[0].mT @ _as_rows(x, blocks)[0]).reshape(blocks.shape)
+
+
+def _backward(inputs: tuple[Any, ...], outputs: Any, grads: tuple[Tensor], needs: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
+    del outputs
+    (x, blocks, transpose), (g,), ops = inputs, grads, torch.ops.geocore
+    by_x = ops.block_rotate(g, blocks, not transpose) if needs[0] else None
+    return by_x, ops.block_rotate_backward(*((g, x) if transpose else (x, g)), blocks) if needs[1] else None
+
+
+def _outer_backward(inputs: tuple[Any, ...], outputs: Any, grads: tuple[Tensor], needs: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
+    del outputs
+    (x, g, _), (h,), rotate = inputs, grads, torch.ops.geocore.block_rotate
+    return rotate(g, h, True) if needs[0] else None, rotate(x, h, False) if needs[1] else None, None
+
+
+_ops.define(
+    "block_rotate",
+    "(Tensor x, Tensor blocks, bool transpose) -> Tensor",
+    _plain,
+    lambda x, blocks, transpose: x.new_empty(x.shape),
+    backward=_backward,
+    save_outputs=False,
+    tell_needs=True,
+)
+_ops.define(
+    "block_rotate_backward",
+    "(Tensor x, Tensor g, Tensor blocks) -> Tensor",
+    _outer,
+    lambda x, g, blocks: x.new_empty(blocks.shape),
+    backward=_outer_backward,
+    save_outputs=False,
+    tell_needs=True,
+)

@@ -13,7 +13,6 @@ from geocore._precision import full_precision
 __all__ = ["rope_apply"]
 
 
-@full_precision
 def rope_apply(
     x: Float[Tensor, "*xbatch d"],
     cos: Float[Tensor, "*cbatch w"],
@@ -57,7 +56,15 @@ def rope_apply(
             f"cos and sin must both have last dimension {d // 2} or {d} for x {tuple(x.shape)}, got {width} and {sin.shape[-1]}"
         )
     check_broadcastable(x=x.shape[:-1], cos=cos.shape[:-1], sin=sin.shape[:-1])
-    if _fits_kernel(x, cos, sin) and _ops.kernel_may_run("rope_apply", x, cos, sin, count=x.numel()):
+    # the kernel reads and writes half precision itself
+    if x.dtype in (torch.float16, torch.bfloat16) and _kernel_runs(x, cos, sin):
+        return torch.ops.geocore.rope_apply(x, cos, sin, layout == "half", False)
+    return _rotate(x, cos, sin, layout)
+
+
+@full_precision
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, layout: str) -> Tensor:
+    if _kernel_runs(x, cos, sin):
         return torch.ops.geocore.rope_apply(x, cos, sin, layout == "half", False)
     return rope_apply_reference(x, cos, sin, layout)
 
@@ -81,15 +88,17 @@ def _turn(a: Tensor, b: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tenso
     return torch.addcmul(a * cos, b, sin, value=-1), torch.addcmul(a * sin, b, cos)
 
 
-def _fits_kernel(x: Tensor, cos: Tensor, sin: Tensor) -> bool:
-    """Whether one entry per pair is given, in one shape that does not enlarge the batch of ``x``."""
+def _kernel_runs(x: Tensor, cos: Tensor, sin: Tensor) -> bool:
+    """Whether one entry per pair is given, in one shape that does not enlarge the batch of ``x``, and the kernel pays."""
     if cos.shape != sin.shape or cos.ndim > x.ndim or x.ndim > 8 or 2 * cos.shape[-1] != x.shape[-1]:
         return False
-    return all(c in (1, n) for c, n in zip(reversed(cos.shape[:-1]), reversed(x.shape[:-1]), strict=False))
+    if not all(c in (1, n) for c, n in zip(reversed(cos.shape[:-1]), reversed(x.shape[:-1]), strict=False)):
+        return False
+    return _ops.kernel_may_run("rope_apply", x, cos, sin, count=x.numel())
 
 
 def _plain(x: Tensor, cos: Tensor, sin: Tensor, half: bool, inverse: bool) -> Tensor:
-    return rope_apply_reference(x, cos, -sin if inverse else sin, "half" if half else "interleaved").contiguous()
+    return full_precision(rope_apply_reference)(x, cos, -sin if inverse else sin, "half" if half else "interleaved").contiguous()
 
 
 def _pairs(x: Tensor, half: bool) -> tuple[Tensor, Tensor]:
@@ -104,8 +113,13 @@ def _backward(inputs: tuple[Any, ...], outputs: Any, grads: tuple[Tensor], needs
     if not (needs[1] or needs[2]):
         return back, None, None
     (a, b), (u, v) = _pairs(x, half), _pairs(g, half)
-    by_sin = u.neg().mul(b).addcmul(v, a).sum_to_size(sin.shape)
-    return back, (u * a).addcmul(v, b).sum_to_size(cos.shape), -by_sin if inverse else by_sin
+    by_cos, by_sin = _by_angle(a, b, u, v, cos.shape)
+    return back, by_cos, -by_sin if inverse else by_sin
+
+
+@full_precision
+def _by_angle(a: Tensor, b: Tensor, u: Tensor, v: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
+    return (u * a).addcmul(v, b).sum_to_size(shape), u.neg().mul(b).addcmul(v, a).sum_to_size(shape)
 
 
 _ops.define(

@@ -26,9 +26,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from geocore import _ops
 from geocore.testing._transforms import assert_same
 
-__all__ = ["Benchmark", "Case", "Timing", "compare_timings", "environment", "peak_memory"]
+__all__ = ["Benchmark", "Case", "Timing", "compare_timings", "environment", "peak_memory", "plain"]
 
 _REPORTED = (
     *("geocore", "numpy", "scipy", "roma", "kornia", "pypose", "geoopt", "torchlie", "torch-householder"),
@@ -83,6 +84,26 @@ class Case:
             return
         for name, result in results.items():
             assert_same(f"{name} against {self.ours}", result, results[self.ours], self.atol)
+
+
+def plain(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function with every compiled kernel switched off: the peer of a kernel.
+
+    Args:
+        fn: Any function, such as a candidate of a case.
+
+    Returns:
+        A function of the same arguments and result.
+
+    Example:
+        >>> candidates = {"kernel": lambda: so3.exp(w), "formula": plain(lambda: so3.exp(w))}
+    """
+
+    def run(*args: Any, **options: Any) -> Any:
+        with _ops.without_kernels():
+            return fn(*args, **options)
+
+    return run
 
 
 def _clock(device: str) -> Callable[[Callable[[], Any], int], float]:
