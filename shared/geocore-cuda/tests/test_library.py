@@ -125,7 +125,8 @@ def test_wrong_settings_of_the_build_are_named(tmp_path):
 
 
 def test_info_says_where_each_kernel_takes_over():
-    text = python("from geocore._kernel_table import describe; print(describe('so3_exp', 'cpu')); print(describe('so3_exp', 'cuda'))")
+    code = "from geocore._kernel_table import describe; print(describe('so3_exp', 'cpu')); print(describe('so3_exp', 'cuda'))"
+    text = python(code)
     assert "any size" in text.splitlines()[0]
     assert "not yet measured, so not taken" in text.splitlines()[1]
     assert "taken all the same" in python(
