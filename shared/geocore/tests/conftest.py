@@ -18,7 +18,7 @@ def pytest_collection_finish() -> None:
 
 
 def _draw(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def _check_directional(fn: Callable[..., Any], *args: Tensor, count: int = 3, joint: bool = False, **options: Any) -> None:
@@ -39,7 +39,6 @@ def _check_directional(fn: Callable[..., Any], *args: Tensor, count: int = 3, jo
         xs = [m if w else a + (b @ m).reshape(a.shape) for a, b, m, w in zip(args, bases, moves, whole, strict=True)]
         parts = tuple((w * leaf).sum() for w, leaf in zip(weights, tensor_leaves(fn(*xs)), strict=True))
         return (torch.stack(parts).sum(),) if joint else parts
-
 
     starts = [a if w else a.new_zeros(count) for a, w in zip(args, whole, strict=True)]
     check_derivatives(along, *starts, **options)

@@ -68,17 +68,6 @@ EXCLUDED = {
     "structured.match": "takes integers",
 }
 
-# Compiled by the rooms' own tests, forward and under func.grad and func.jvp, so left out of the graphs here.
-COMPILED_ELSEWHERE = {
-    *(f"{room}.{name}" for room in ("se2", "se3", "sim3") for name in ("exp", "log", "interpolate")),
-    *(f"son.{name}" for name in ("skew", "exp", "exp spectral", "log", "cayley", "cayley_inv", "special_procrustes", "expm_skew_apply")),
-    *(f"son.{name}" for name in ("generalized_cross", "gram_schmidt", "givens_product")),
-    *(f"blocks.{name}" for name in ("apply_block_rotation", "rope_apply", "monarch_matmul")),
-    *(f"householder.{name}" for name in ("apply_product", "ut_transform")),
-    *(f"orthogonal.{name}" for name in ("polar", "newton_schulz recorded")),
-    *(f"structured.{name}" for name in ("dct", "dct fft")),
-    *(f"orthogonal.Orthogonal {name}" for name in ("exp", "cayley", "householder", "polar")),
-}
 # so3 is compiled whole in tests/so3/test_so3_composition.py; these stand for it in the export.
 EXPORTED_SO3 = (
     "exp",
@@ -584,7 +573,7 @@ def test_compiled_in_one_graph(room):
     """The compiler's trace with every size a symbol. What lies below it, fake tensors and functional operators, export traces as well,
     so only functions of which not even the parts are exported go through the second stage here; it takes three quarters of the time.
     """
-    chosen = [e for e in ENTRIES if e.room == room and not e.no_graph and e.name not in COMPILED_ELSEWHERE]
+    chosen = [e for e in ENTRIES if e.room == room and not e.no_graph]
     above = [e for e in chosen if exported(e) or e.name in COMPOSED]
     below = [e for e in chosen if not (exported(e) or e.name in COMPOSED)]
     for backend, part in (("eager", above), ("aot_eager", below)):
@@ -599,7 +588,6 @@ def test_compiled_in_one_graph(room):
 def test_exported_with_dynamic_batch(room):
     fn, args = together([e for e in ENTRIES if e.room == room and exported(e)])
     check_export(fn, *args)
-
 
 
 def test_the_angle_of_the_inputs_is_generic():

@@ -55,7 +55,7 @@ for room in sys.argv[1:]:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_each_room_is_importable_alone_and_lightly():
-    """After torch, an import takes at most 0.3 s and loads nothing heavy; one interpreter for all rooms, since loading torch takes longer."""
+    """After torch, an import takes at most 0.3 s and loads nothing heavy. One interpreter for all rooms: loading torch takes longer."""
     done = subprocess.run([sys.executable, "-c", ALONE, *ROOMS], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -82,7 +82,6 @@ def test_unknown_room_is_named():
 def test_import_is_light():
     """The check that packages use, on the largest room; the others go through it above."""
     check_import_cost("geocore.spd", forbidden=("scipy", "matplotlib", "typer", "hypothesis", "sklearn"))
-
 
 
 @pytest.mark.parametrize("example", sorted((HERE / "examples").glob("*.py")), ids=lambda path: path.stem)
