@@ -21,11 +21,11 @@ def _draw(*shape: int, seed: int) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def _check_directional(fn: Callable[..., Any], *args: Tensor, count: int = 3, joint: bool = False, **options: Any) -> None:
+def _check_directional(fn: Callable[..., Any], *args: Tensor, count: int = 2, joint: bool = False, **options: Any) -> None:
     """``check_derivatives`` of one random combination of each result, along ``count`` random directions of each argument.
 
     A wrong entry of a first or second derivative changes all its products with generic vectors, so the same formulas are checked to the
-    same tolerances; what falls is the number of evaluations, from one for each number in and out to a few. Three directions, not one,
+    same tolerances; what falls is the number of evaluations, from one for each number in and out to a few. Two directions, not one,
     because a Hessian with a wrong antisymmetric part agrees along a single one. ``joint`` combines all results into one number; for results
     that come from one another's graph it would hide what happens when only some of them are used.
     """
