@@ -1,6 +1,7 @@
 """The package as a user meets it: rooms, names, import cost, examples."""
 
 import inspect
+import json
 import os
 import runpy
 import subprocess
@@ -79,9 +80,32 @@ def test_unknown_room_is_named():
         geocore.nowhere  # noqa: B018
 
 
-def test_import_is_light():
-    """The check that packages use, on the largest room; the others go through it above."""
-    check_import_cost("geocore.spd", forbidden=("scipy", "matplotlib", "typer", "hypothesis", "sklearn"))
+def test_import_check_passes_and_catches(monkeypatch):
+    """The check that packages use on themselves, on reports of an interpreter; starting one takes seconds."""
+    reports = []
+
+    def run(command, **options):
+        compile(command[2], "<check>", "exec")
+        assert command[0] == sys.executable
+        assert "import torch\n" in command[2]
+        assert "import geocore.spd\n" in command[2]
+        return subprocess.CompletedProcess(command, 0, json.dumps(reports.pop(0)) + "\n", "")
+
+    def report(seconds, cuda=False, loaded=("torch",)):
+        return {"seconds": seconds, "cuda": cuda, "loaded": list(loaded)}
+
+    monkeypatch.setattr("geocore.testing._public.subprocess.run", run)
+    reports[:] = [report(0.9), report(0.1)]  # the best of three
+    check_import_cost("geocore.spd", forbidden=("scipy",))
+    assert not reports
+    for made, message in (
+        ([report(0.5), report(0.4), report(0.6)], "takes 0.40 s"),
+        ([report(0.1, cuda=True)], "initialises CUDA"),
+        ([report(0.1, loaded=("scipy", "torch"))], "loads .'scipy'."),
+    ):
+        reports[:] = made
+        with pytest.raises(AssertionError, match=message):
+            check_import_cost("geocore.spd", forbidden=("scipy",))
 
 
 @pytest.mark.parametrize("example", sorted((HERE / "examples").glob("*.py")), ids=lambda path: path.stem)

@@ -95,9 +95,8 @@ def test_inductor():
     assert_same("inductor", compiled(Q), so3.quat_normalize(Q))
 
 
-@pytest.mark.parametrize("angle", [0.0, 1e-3, math.pi])
-def test_compiled_gradients_at_special_angles(angle):
-    w = angle * torch.eye(3, dtype=torch.float64)
+def test_compiled_gradients_at_special_angles():
+    w = torch.cat([angle * torch.eye(3, dtype=torch.float64) for angle in (0.0, 1e-3, math.pi)])
     fn = torch.compile(lambda w: so3.exp(w).square().sum() + so3.log(so3.exp(0.5 * w)).sum(), fullgraph=True, backend="aot_eager")
     a, b = w.clone().requires_grad_(), w.clone().requires_grad_()
     (got,) = torch.autograd.grad(fn(a), a)
