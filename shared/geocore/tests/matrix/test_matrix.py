@@ -385,7 +385,6 @@ _METRICS: dict[str, Any] = {
     "Stein": spd.Stein(),
     "Deformed": spd.Deformed(spd.BuresWasserstein(), 0.5),
 }
-_PULLED_BACK = ("LogEuclidean", "PowerEuclidean", "PowerCholesky", "BWCholesky", "Deformed")
 for _name, _m in _METRICS.items():
     _bures = {"steps": 1} if _name in ("BuresWasserstein", "GeneralizedBuresWasserstein", "Deformed") else {}
     _methods = ("dist", "inner", "norm", "egrad2rgrad", "retract") if _name == "Stein" else ()
@@ -398,7 +397,6 @@ for _name, _m in _METRICS.items():
         f"spd.{_name}",
         *(positive(n=2), positive(n=2, seed=1), symmetric(2)),
         call=_metric(_m, *_methods, **_bures),
-        first_order="pulled back along a listed function: that its second derivatives compose is torch's" if _name in _PULLED_BACK else "",
         no_graph=_elsewhere,
         no_export=_elsewhere,
     )
