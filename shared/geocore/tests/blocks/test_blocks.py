@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from geocore.blocks import BlockRotation, apply_block_rotation, rope_apply
-from geocore.testing import assert_close_eps, check_batching, check_derivatives, check_half, check_transforms
+from geocore.testing import assert_close_eps, check_batching, check_half, check_transforms
 
 LAYOUTS = ["interleaved", "half"]
 
@@ -77,11 +77,11 @@ class TestApplyBlockRotation:
         biggest = max(e.self_cpu_memory_usage for e in profile.events())
         assert biggest <= 2 * x.numel() * 4
 
-    def test_derivatives(self) -> None:
-        check_derivatives(apply_block_rotation, randn(2, 3, 6), randn(3, 2, 3, 3, seed=1))
+    def test_derivatives(self, check_directional) -> None:
+        check_directional(apply_block_rotation, randn(2, 3, 6), randn(3, 2, 3, 3, seed=1))
 
     def test_transforms(self) -> None:
-        check_transforms(apply_block_rotation, randn(4, 6), randn(4, 2, 3, 3, seed=1), export=True)
+        check_transforms(apply_block_rotation, randn(4, 6), randn(4, 2, 3, 3, seed=1), compile=False, compiled_transforms=False)
 
     def test_compile_with_shared_blocks_and_dynamic_rows(self) -> None:
         R = randn(3, 1, 2, 4, 4)
@@ -170,16 +170,18 @@ class TestRopeApply:
 
     @pytest.mark.parametrize("layout", LAYOUTS)
     @pytest.mark.parametrize("width", [3, 6])
-    def test_derivatives(self, layout: str, width: int) -> None:
-        check_derivatives(
+    def test_derivatives(self, layout: str, width: int, check_directional) -> None:
+        check_directional(
             lambda x, c, s: rope_apply(x, c, s, layout=layout), randn(2, 3, 6), randn(3, width, seed=1), randn(3, width, seed=2)
         )  # type: ignore[arg-type]
 
-    @pytest.mark.parametrize("layout", LAYOUTS)
-    def test_transforms(self, layout: str) -> None:
-        check_transforms(
-            lambda x, c, s: rope_apply(x, c, s, layout=layout), randn(4, 6), randn(4, 3, seed=1), randn(4, 3, seed=2), export=True
-        )  # type: ignore[arg-type]
+    def test_transforms(self) -> None:
+        """Both layouts, and block rotations, in one graph; forward compilation and export: tests/matrix."""
+
+        def every(x: Tensor, c: Tensor, s: Tensor, R: Tensor) -> tuple[Tensor, ...]:
+            return rope_apply(x, c, s), rope_apply(x, c, s, layout="half"), apply_block_rotation(x, R)
+
+        check_transforms(every, randn(4, 6), randn(4, 3, seed=1), randn(4, 3, seed=2), randn(4, 2, 3, 3, seed=3), compile=False)
 
     @pytest.mark.parametrize("width", [3, 6])
     def test_batching_and_half(self, width: int) -> None:
@@ -286,8 +288,8 @@ class TestBlockRotation:
         check_half(lambda a, b: (BlockRotation(a) @ BlockRotation(b)).blocks, blocks, blocks)
         assert BlockRotation(blocks.bfloat16()).to_dense().dtype == torch.bfloat16
 
-    def test_derivatives(self) -> None:
-        check_derivatives(lambda a, b: (BlockRotation(a) @ BlockRotation(b)).T.to_dense(), randn(2, 2, 3, 3), randn(2, 3, 3, seed=1))
+    def test_derivatives(self, check_directional) -> None:
+        check_directional(lambda a, b: (BlockRotation(a) @ BlockRotation(b)).T.to_dense(), randn(2, 2, 3, 3), randn(2, 3, 3, seed=1))
 
     def test_angle_addition(self) -> None:
         def turn(phi: float) -> BlockRotation:

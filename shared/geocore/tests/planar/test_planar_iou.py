@@ -8,7 +8,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from shapely import Polygon
-from torch.autograd import gradcheck
 
 from geocore import planar
 
@@ -210,11 +209,13 @@ def test_a_number_that_is_not_one_gives_nan_for_that_pair_only(place):
         assert torch.allclose(found[1::2], wanted[1::2], rtol=1e-12)
 
 
-@pytest.mark.parametrize("mode", ["iou", "iof", "giou", "diou"])
-@pytest.mark.parametrize("enclosing", ["hull", "aabb"])
-def test_derivatives(mode, enclosing):
-    a, b = boxes(40).requires_grad_(), boxes(40, seed=1).requires_grad_()
-    assert gradcheck(lambda x, y: planar.obb_iou(x, y, mode, enclosing=enclosing), (a, b))
+@pytest.mark.parametrize(
+    ("mode", "enclosing"), [("iou", "hull"), ("iof", "hull"), ("giou", "hull"), ("giou", "aabb"), ("diou", "hull"), ("diou", "aabb")]
+)
+def test_derivatives(mode, enclosing, check_directional):
+    check_directional(
+        lambda x, y: planar.obb_iou(x, y, mode, enclosing=enclosing), boxes(40), boxes(40, seed=1), second=False, forward=False
+    )
 
 
 def test_gradient_in_the_angle():

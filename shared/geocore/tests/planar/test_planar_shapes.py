@@ -437,20 +437,25 @@ def test_dtypes_are_kept(dtype):
 def test_compile():
     x = boxes(6).float()
     corners = planar.obb_to_corners(x)
-    angle = torch.tensor(0.3)
-    for fn, args in (
-        (planar.wrap, (x[:, 4],)),
-        (planar.axial_mean, (x[:, 4],)),
-        (planar.canonicalize, (x,)),
-        (planar.corners_to_obb, (corners,)),
-        (planar.transform_obb, (x, torch.tensor([[1.0, 0.2, 0], [0.1, 1.0, 0]]))),
-        (planar.rotate, (x, angle)),
-        (planar.convex_intersection_area, (corners, corners.flip(0))),
-        (planar.winding_number, (x[:, :2], corners)),
-    ):
-        compiled = torch.compile(fn, fullgraph=True, backend="aot_eager")
-        for a, b in zip(torch.utils._pytree.tree_leaves(compiled(*args)), torch.utils._pytree.tree_leaves(fn(*args)), strict=True):
-            assert torch.allclose(a, b, atol=1e-4)
+    affine = torch.tensor([[1.0, 0.2, 0], [0.1, 1.0, 0]])
+
+    def every(x, corners, angle, affine):
+        return (
+            planar.wrap(x[:, 4]),
+            planar.axial_mean(x[:, 4]),
+            planar.canonicalize(x),
+            planar.corners_to_obb(corners),
+            planar.transform_obb(x, affine),
+            planar.rotate(x, angle),
+            planar.convex_intersection_area(corners, corners.flip(0)),
+            planar.winding_number(x[:, :2], corners),
+        )
+
+    args = (x, corners, torch.tensor(0.3), affine)
+    torch._dynamo.reset()
+    compiled = torch.compile(every, fullgraph=True, backend="aot_eager")(*args)
+    for a, b in zip(torch.utils._pytree.tree_leaves(compiled), torch.utils._pytree.tree_leaves(every(*args)), strict=True):
+        assert torch.allclose(a, b, atol=1e-4)
 
 
 @pytest.mark.bad_input

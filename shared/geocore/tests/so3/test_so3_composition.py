@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from geocore import so3
-from geocore.testing import assert_same, check_export, check_transforms
+from geocore.testing import assert_same
 
 g = torch.Generator().manual_seed(5)
 
@@ -23,7 +23,7 @@ def near(*shape: int) -> torch.Tensor:
     return so3.exp(0.5 * normal(*shape, 3))
 
 
-W, Q, V6 = normal(3, 3), normal(3, 4), normal(3, 6)
+Q = normal(3, 4)
 
 
 def from_vectors(w, v):
@@ -83,13 +83,9 @@ def spline(A):
     ids=["vectors", "matrices", "sets", "spline"],
 )
 def test_compiled_in_one_graph(fn, args):
+    # The compiler's trace, with every size a symbol; the stage below sees what they are made of in the export of tests/matrix.
     torch._dynamo.reset()
-    assert_same("compiled", torch.compile(fn, fullgraph=True, backend="aot_eager")(*args), fn(*args))
-
-
-def test_compiled_transforms():
-    # dynamic shapes, and the values of compiled grad and jvp
-    check_transforms(lambda w, v: so3.geodesic(so3.exp(w), so3.from_6d(v)), W, V6, vmap=False)
+    assert_same("compiled", torch.compile(fn, fullgraph=True, dynamic=True, backend="eager")(*args), fn(*args))
 
 
 @pytest.mark.slow
@@ -99,13 +95,8 @@ def test_inductor():
     assert_same("inductor", compiled(Q), so3.quat_normalize(Q))
 
 
-def test_export():
-    check_export(so3.from_6d, V6.float())
-
-
-@pytest.mark.parametrize("angle", [0.0, 1e-3, math.pi])
-def test_compiled_gradients_at_special_angles(angle):
-    w = angle * torch.eye(3, dtype=torch.float64)
+def test_compiled_gradients_at_special_angles():
+    w = torch.cat([angle * torch.eye(3, dtype=torch.float64) for angle in (0.0, 1e-3, math.pi)])
     fn = torch.compile(lambda w: so3.exp(w).square().sum() + so3.log(so3.exp(0.5 * w)).sum(), fullgraph=True, backend="aot_eager")
     a, b = w.clone().requires_grad_(), w.clone().requires_grad_()
     (got,) = torch.autograd.grad(fn(a), a)

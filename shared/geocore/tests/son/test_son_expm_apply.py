@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from geocore.son import commutator_norm, expm_skew_apply, expm_skew_apply_reference, joint_skew_spectral, skew, skew_spectral
-from geocore.testing import check_batching, check_derivatives, check_half, check_op, check_transforms
+from geocore.testing import check_batching, check_half, check_op, check_transforms
 from geocore.testing.benchmark import peak_memory
 from geocore.testing.strategies import skew_matrices
 
@@ -85,9 +85,9 @@ class TestSkewSpectral:
         assert w.tolist() == [2.0]
         assert torch.linalg.det(Q) < 0
 
-    def test_frequencies_are_differentiable_and_the_basis_is_constant(self) -> None:
+    def test_frequencies_are_differentiable_and_the_basis_is_constant(self, check_directional) -> None:
         S = random_skew(2, n=5)
-        check_derivatives(lambda S: skew_spectral(S)[0], S)
+        check_directional(lambda S: skew_spectral(S)[0], S)
         assert not skew_spectral(S.requires_grad_())[1].requires_grad
         zero = torch.zeros(4, 4, requires_grad=True)
         assert torch.isfinite(torch.autograd.grad(skew_spectral(zero)[0].sum(), zero)[0]).all()
@@ -163,16 +163,17 @@ class TestExpmSkewApply:
     @pytest.mark.parametrize(
         "S", [torch.zeros(4, 4), torch.zeros(3, 3), torch.zeros(1, 1), torch.zeros(2, 2), with_frequencies([1.0, 1.0], 5)]
     )
-    def test_derivatives_at_degenerate_points(self, S: Tensor) -> None:
+    def test_derivatives_at_degenerate_points(self, S: Tensor, check_directional) -> None:
         n = S.shape[-1]
-        check_derivatives(expm_skew_apply, S, randn(2), randn(2, n, seed=1))
+        check_directional(expm_skew_apply, S, randn(2), randn(2, n, seed=1))
 
-    def test_derivatives_with_broadcasting(self) -> None:
-        check_derivatives(expm_skew_apply, random_skew(2, 1, n=4), randn(2), randn(1, 1, 4, seed=1))
+    def test_derivatives_with_broadcasting(self, check_directional) -> None:
+        check_directional(expm_skew_apply, random_skew(2, 1, n=4), randn(2), randn(1, 1, 4, seed=1))
 
     @pytest.mark.parametrize("n", [2, 5])
     def test_transforms(self, n: int) -> None:
-        check_transforms(expm_skew_apply, *(a.float() for a in (random_skew(3, n=n), randn(3), randn(3, n))), export=n == 5)
+        args = (a.float() for a in (random_skew(3, n=n), randn(3), randn(3, n)))
+        check_transforms(expm_skew_apply, *args, compile=n == 2, compiled_transforms=n == 5)
 
     def test_batching_and_precision(self) -> None:
         for n in (2, 5):
@@ -227,10 +228,10 @@ class TestExpmSkewApply:
 
 
 class TestCommuting:
-    def test_commutator_norm_by_hand(self) -> None:
+    def test_commutator_norm_by_hand(self, check_directional) -> None:
         A, B = torch.tensor([[0.0, 1.0], [0.0, 0.0]]), torch.tensor([[0.0, 0.0], [1.0, 0.0]])
         assert commutator_norm(A, B) == pytest.approx(math.sqrt(2))
-        check_derivatives(commutator_norm, randn(2, 3, 3), randn(2, 3, 3, seed=1))
+        check_directional(commutator_norm, randn(2, 3, 3), randn(2, 3, 3, seed=1))
         zero = torch.eye(2, requires_grad=True)
         assert torch.equal(torch.autograd.grad(commutator_norm(zero, torch.ones(2, 2)), zero)[0], torch.zeros(2, 2))
 

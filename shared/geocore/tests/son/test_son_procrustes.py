@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from geocore import son
-from geocore.testing import check_batching, check_derivatives, check_half, check_op, check_transforms
+from geocore.testing import check_batching, check_half, check_op, check_transforms
 
 
 def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -105,12 +105,12 @@ class TestSpecialProcrustes:
         assert son.special_procrustes(torch.ones(2, 1, 1), return_confidence=True)[1].tolist() == [float("inf")] * 2
 
     @pytest.mark.parametrize("n", [1, 2, 3, 5])
-    def test_derivatives(self, n: int) -> None:
-        check_derivatives(son.special_procrustes, randn(2, n, n))
+    def test_derivatives(self, n: int, check_directional) -> None:
+        check_directional(son.special_procrustes, randn(2, n, n))
 
     @pytest.mark.parametrize("diagonal", [(1.0, 1.0, 1.0), (2.0, 1.0, 1.0), (3.0, 2.0, -1.0)])
-    def test_derivatives_at_repeated_singular_values(self, diagonal: tuple[float, ...]) -> None:
-        check_derivatives(son.special_procrustes, torch.diag(torch.tensor(diagonal)))
+    def test_derivatives_at_repeated_singular_values(self, diagonal: tuple[float, ...], check_directional) -> None:
+        check_directional(son.special_procrustes, torch.diag(torch.tensor(diagonal)))
 
     def test_second_derivatives_of_the_float32_path(self) -> None:
         M = randn(4, 3, 3).float().requires_grad_()
@@ -123,7 +123,9 @@ class TestSpecialProcrustes:
 
     @pytest.mark.parametrize("n", [3, 4])
     def test_transforms(self, n: int) -> None:
-        check_transforms(son.special_procrustes, randn(3, n, n).float() + 2 * torch.eye(n), export=n == 3)
+        # the way of other sizes is that of polar, whose compiled transforms are checked there
+        here = {"compile": n == 3, "compiled_transforms": n == 3, "export": n == 3}
+        check_transforms(son.special_procrustes, randn(3, n, n).float() + 2 * torch.eye(n), **here)
 
     def test_batching_and_precision(self) -> None:
         for dtype in (torch.float32, torch.float64):

@@ -29,7 +29,7 @@ from geocore.structured import (
     svd_weighted,
     truncated_ldu,
 )
-from geocore.testing import check_batching, check_derivatives, check_half, check_transforms
+from geocore.testing import check_batching, check_half, check_transforms
 
 
 def draw(*shape, seed=0, dtype=torch.float64):
@@ -146,15 +146,13 @@ def test_hadamard_hartley_dft():
     close(hadamard(x.T, dim=0), hadamard(x).T)
 
 
-@pytest.mark.parametrize("method", ["matmul", "fft"])
-def test_transforms_compose_with_torch(method):
-    fn = lambda x: dct(x, method=method)  # noqa: E731
-    check_derivatives(fn, draw(2, 6))
-    check_transforms(fn, draw(4, 6))
+def test_transforms_compose_with_torch(check_directional):
+    fn = lambda x: tuple(dct(x, method=method) for method in ("matmul", "fft"))  # noqa: E731
+    check_directional(fn, draw(2, 6))
     check_batching(fn, draw(4, 6), atol=1e-14)
     check_half(fn, draw(4, 6))
-    check_derivatives(hadamard, draw(2, 4))
-    check_derivatives(hartley, draw(2, 5))
+    check_directional(hadamard, draw(2, 4))
+    check_directional(hartley, draw(2, 5))
 
 
 # Block-diagonal and Monarch products
@@ -181,11 +179,12 @@ def test_products_equal_dense(k, q, l, s):  # noqa: E741
             assert torch.linalg.matrix_rank(M[ll::l, kk * p : (kk + 1) * p], atol=1e-9) <= slots
 
 
-def test_products_compose_with_torch():
+def test_products_compose_with_torch(check_directional):
     w1, w2, x = draw(2, 3, 2), draw(3, 2, 2, seed=1), draw(4, 4, seed=2)
-    check_derivatives(monarch_matmul, x, w1, w2)
-    check_derivatives(blockdiag_matmul, x, w1)
-    check_transforms(lambda x: monarch_matmul(x, w1, w2), x)
+    check_directional(monarch_matmul, x, w1, w2)
+    check_directional(blockdiag_matmul, x, w1)
+    fn = lambda x: (monarch_matmul(x, w1, w2), *(dct(x, method=method) for method in ("matmul", "fft")))  # noqa: E731
+    check_transforms(fn, x, compile=False)  # in one graph with the transforms of above; forward compilation: tests/matrix
     check_batching(lambda x: monarch_matmul(x, w1, w2), x, atol=1e-14)
     close(blockdiag_matmul(x[:, :2], w1[:1]), torch.nn.functional.linear(x[:, :2], w1[0]))
     assert monarch_matmul(x.bfloat16(), w1.bfloat16(), w2.bfloat16()).dtype == torch.bfloat16
