@@ -330,3 +330,13 @@ def test_bad_input_is_refused():
         planar.obb_iou_matrix(a[None], a[None], sparse=True)
     with pytest.raises(TypeError, match="a must have a floating-point dtype"):
         planar.obb_iou(a.long(), a)
+
+
+def test_a_collapsed_box_can_grow():
+    a = torch.tensor([0.0, 0.0, 0.0, 1.0, 0.0], dtype=torch.float64).requires_grad_()
+    b = torch.tensor([0.0, 0.0, 4.0, 2.0, 0.0], dtype=torch.float64)
+    area = planar._overlap.intersection_reference(a, b)
+    assert area.item() == 0
+    grad = torch.autograd.grad(area, a)[0]
+    torch.testing.assert_close(grad, torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0], dtype=torch.float64))
+    torch.testing.assert_close(torch.autograd.grad(planar.obb_iou(a, b), a)[0], grad / 8)

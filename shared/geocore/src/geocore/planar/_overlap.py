@@ -50,12 +50,13 @@ def intersection_reference(a: Tensor, b: Tensor) -> Tensor:
     px = torch.stack([x - ux - vx, x + ux - vx, x + ux + vx, x - ux + vx], -1)
     py = torch.stack([y - uy - vy, y + uy - vy, y + uy + vy, y - uy + vy], -1)
     half_w, half_h = 0.5 * b[..., 2], 0.5 * b[..., 3]
-    area = clamped_area(torch.stack([px, py], -1), half_w, half_h).clamp(min=0)
+    area = clamped_area(torch.stack([px, py], -1), half_w, half_h)
     with torch.no_grad():
         away_x, away_y = (c * x + s * y).abs(), (c * y - s * x).abs()
         apart = (x.abs() >= half_w + ux.abs() + vx.abs()) | (y.abs() >= half_h + uy.abs() + vy.abs())
         apart |= away_x >= 0.5 * a[..., 2] + half_w * c.abs() + half_h * s.abs()
         apart |= away_y >= 0.5 * a[..., 3] + half_w * s.abs() + half_h * c.abs()
+        apart |= area < 0  # not a clamp, whose slope at 0 depends on torch: a box without area must be able to grow
         apart &= ~area.isnan()  # separated along one axis, but not a box
     return torch.where(apart, 0.0, area)
 
