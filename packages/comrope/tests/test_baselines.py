@@ -45,6 +45,14 @@ def test_learned_ape_in_any_number_of_axes(shape: tuple[int, ...]) -> None:
     assert ape.embed(inside[:, :0]).shape == (2, 0, 3)
 
 
+def test_positions_on_the_grid_have_the_slope_of_their_cell() -> None:
+    ape = LearnedAPE(3, (4,), dtype=torch.float64)
+    x = grid_positions((4,), dtype=torch.float64).requires_grad_()
+    steps = 4 * ape.table.detach().diff(dim=0).sum(-1)
+    slope = torch.autograd.grad(ape.embed(x).sum(), x)[0].squeeze(-1)
+    torch.testing.assert_close(slope, torch.cat((steps, steps[-1:])))  # the first and the last centre too, where the table ends
+
+
 class _Embed(torch.nn.Module):
     def __init__(self, ape: LearnedAPE) -> None:
         super().__init__()

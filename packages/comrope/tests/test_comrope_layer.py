@@ -326,7 +326,7 @@ def test_no_tensor_of_rotation_matrices_exists() -> None:
     rope = ComRoPE(64, 12, 2)
     q = torch.randn(2, 12, 197, 64, requires_grad=True)
     x = grid_positions((14, 14), prefix_tokens=1)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profile:
         a, b = rope(q, q, x)
         (a.sum() + b.sum()).backward()
     biggest = max(e.self_cpu_memory_usage for e in profile.events())

@@ -52,6 +52,15 @@ def test_vector_relu_equals_the_cases_with_gradients():
     check_derivatives(vector_relu, q, k)
 
 
+def test_vector_relu_passes_gradients_where_the_product_is_zero():
+    q = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0], [1.0, 2.0]], dtype=torch.float64).requires_grad_()
+    k = torch.tensor([[0.0, 2.0], [1.0, 2.0], [0.0, 0.0], [0.0, 0.0]], dtype=torch.float64).requires_grad_()
+    found = [torch.autograd.grad(f(q, k, 1e-4).sum(), (q, k)) for f in (vector_relu, vector_relu_reference)]
+    for got, literal, want in zip(*found, (torch.ones_like(q), torch.zeros_like(k)), strict=True):
+        torch.testing.assert_close(got, want, atol=0, rtol=0)
+        torch.testing.assert_close(literal, want, atol=0, rtol=0)
+
+
 @pytest.mark.parametrize("n", [1, 2, 7, 20, 25])
 def test_time_transform_is_scipys(n):
     x = torch.randn(3, n, 2, dtype=torch.float64)

@@ -117,6 +117,27 @@ def test_gradient_at_ties_is_that_of_autograd(measure):
         torch.testing.assert_close(found, wanted, rtol=1e-14, atol=1e-13)  # sums of products up to 100
 
 
+@pytest.mark.parametrize("turn", [0.0, pi / 2])
+@pytest.mark.parametrize("common", [0.0, 0.7])
+def test_gradient_of_boxes_with_parallel_sides(turn, common):
+    """Level edges add no area, but they sweep some when they tilt; against central differences of the kernel itself."""
+    a, b = boxes(300, size=1.0), boxes(300, size=1.0, seed=1)
+    a[:, 2:4] += 0.3
+    b[:, 2:4] += 0.3
+    a[:, 4], b[:, 4] = common + turn, common
+    found = torch.cat(OPS.obb_intersection_backward(a, b, torch.ones(300, dtype=torch.float64)), 1)
+    steps = torch.eye(10, dtype=torch.float64)[:, None].expand(10, 300, 10)
+
+    def difference(step):
+        plus, minus = (OPS.obb_intersection(a + sign * step * steps[..., :5], b + sign * step * steps[..., 5:]) for sign in (1, -1))
+        return (plus - minus).mT / (2 * step)
+
+    wanted = difference(1e-6)
+    smooth = (wanted - difference(2e-6)).abs().amax(1) < 1e-6  # no kink within the steps
+    assert smooth.float().mean() > 0.9
+    torch.testing.assert_close(found[smooth], wanted[smooth], rtol=0, atol=2e-7)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_gradient_is_finite_where_boxes_coincide_and_zero_where_they_are_apart(dtype):
     a = boxes(2000)

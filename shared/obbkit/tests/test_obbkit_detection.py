@@ -81,6 +81,9 @@ def test_roi_align_of_a_linear_map_is_exact():
     turned = roi_align_rotated(maps, T([[0.0, 15, 10, 8, 4, pi]]), 2, sampling_ratio=1)
     assert torch.allclose(turned, upright.flip(-1, -2), atol=1e-5)
     assert roi_align_rotated(maps, torch.zeros(0, 6), 3).shape == (0, 3, 3, 3)
+    least = T([[0.0, 15, 10, 1, 1, 0.0]]).requires_grad_()  # sides at the floor of the unaligned convention can still grow
+    right = roi_align_rotated(maps, least, 2, sampling_ratio=1, aligned=False)[0, 0, :, 1].sum()
+    assert torch.autograd.grad(right, least)[0][0, 3].item() == pytest.approx(0.5, abs=1e-5)
     assert roi_align_rotated(maps, T([[0.0, 200, 200, 8, 4, 0.0]]), 2).abs().max() == 0
     with pytest.raises(ValueError, match="rois must name images 0 to 1"):
         roi_align_rotated(maps, T([[2.0, 15, 10, 8, 4, 0.0]]), 2)
@@ -100,6 +103,10 @@ def test_points_there_and_back():
     assert torch.allclose(decode_points(points, d, b[:, 4]), b, atol=1e-4)
     assert torch.allclose(centerness(encode_points(b[:, :2], b)), torch.ones(30), atol=1e-3)
     assert centerness(T([[1.0, 1, 3, 1]])).item() == pytest.approx((1 / 3) ** 0.5)
+    side = T([[0.0, 1, 2, 3], [0, 0, 0, 0], [0, 2, 3, 0]]).requires_grad_()
+    value = centerness(side)
+    assert value.tolist() == [0, 0, 0]
+    assert torch.autograd.grad(value.sum(), side)[0].abs().max() == 0  # the slope is infinite on one side, none on the other
 
 
 def test_assignment():

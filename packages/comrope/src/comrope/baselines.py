@@ -10,6 +10,7 @@ from comrope._base import PairRotary, Positions, Rotary, at_least_float32
 from comrope._checks import check_positions
 from comrope.functional import AXIAL_BASE, AXIAL_MAX_FREQUENCY, axial_frequencies, axis_mask, combine
 from geocore._checks import check_positive_int
+from geocore._clamp import clamp
 from geocore.blocks import apply_block_rotation
 from geocore.son import exp
 
@@ -242,7 +243,7 @@ class LearnedAPE(nn.Module):
         rows = positions.new_zeros(positions.shape[:-1], dtype=torch.int64).unsqueeze(-1)
         weights = positions.new_ones(positions.shape[:-1]).unsqueeze(-1)
         for i, size in enumerate(self.shape):  # after axis i: 2^(i+1) corners with their product weights
-            u = (positions[..., i] * size - 0.5).clamp(0, size - 1)
+            u = clamp(positions[..., i] * size - 0.5, 0.0, size - 1.0)  # its ends are the centres of the outer cells
             low = u.detach().floor().clamp(max=max(size - 2, 0))
             near = torch.stack((low, (low + 1).clamp(max=size - 1)), dim=-1).long()
             share = torch.stack((1 - (u - low), u - low), dim=-1)

@@ -101,5 +101,6 @@ def vector_relu(q: Float[Tensor, "*batch d"], k: Float[Tensor, "*batch d"], eps:
     Returns:
         Shape ``(..., d)``.
     """
-    against = (q * k).sum(-1, keepdim=True).clamp_max(0.0)
+    dot = (q * k).sum(-1, keepdim=True)
+    against = torch.where(dot < 0, dot, 0.0)  # not a clamp, whose slope at 0 depends on torch
     return q - against / ((k * k).sum(-1, keepdim=True) + eps) * k

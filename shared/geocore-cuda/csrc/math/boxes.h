@@ -65,7 +65,7 @@ struct Edge {
     const S dy = y1 - y0;
     level = magnitude(dy) < tiny;
     rise = pick(level, constant<S>(1), dy);
-    slope = (x1 - x0) / rise;
+    slope = pick(level, zero, (x1 - x0) / rise);
     start = x0 + slope * (low - y0), end = x1 + slope * (high - y1);
     lo = least(start, end), hi = most(start, end);
     const S middle = half * (lo + hi);
@@ -79,7 +79,8 @@ struct Edge {
     mean = pick(high_in, pick(low_in, middle, half * below * ratio - a), pick(low_in, a - half * above * ratio, a * ratio));
   }
 
-  GEO_FN S area() const { return pick(level, S{}, (high - low) * mean); }
+  // A level edge adds nothing to the area, but to its derivatives: an edge that tilts sweeps area.
+  GEO_FN S area() const { return (high - low) * mean; }
 
   // Derivatives by the ends and the half sides, added to the arguments. Ties are halved as autograd does.
   GEO_FN void derive(S& gx0, S& gy0, S& gx1, S& gy1, S& ga, S& gb) const {
@@ -95,14 +96,14 @@ struct Edge {
     const S ge = weight * pick(rises, by_hi, pick(falls, by_lo, mixed));
     const S gslope = gs * (low - y0) + ge * (high - y1);
     const S glow = gs * slope - mean, ghigh = ge * slope + mean;
-    const S turn = gslope / rise, lift = turn * slope;
+    const S turn = pick(level, zero, gslope / rise), lift = turn * slope;
     const S ya = kept(y0), yb = kept(y1), inside0 = bounded(y0), inside1 = bounded(y1);
-    gx0 += pick(level, zero, gs - turn);
-    gx1 += pick(level, zero, ge + turn);
-    gy0 += pick(level, zero, lift - gs * slope + glow * inside0 * ya);
-    gy1 += pick(level, zero, ghigh * inside1 * yb - lift - ge * slope);
-    ga += pick(level, zero, weight * by_a);
-    gb += pick(level, zero, glow * (inside0 * (one - ya) - (one - inside0)) + ghigh * (inside1 * (one - yb) - (one - inside1)));
+    gx0 += gs - turn;
+    gx1 += ge + turn;
+    gy0 += lift - gs * slope + glow * inside0 * ya;
+    gy1 += ghigh * inside1 * yb - lift - ge * slope;
+    ga += weight * by_a;
+    gb += glow * (inside0 * (one - ya) - (one - inside0)) + ghigh * (inside1 * (one - yb) - (one - inside1));
   }
 
  private:

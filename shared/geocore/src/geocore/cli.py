@@ -65,6 +65,7 @@ def _info() -> dict[str, Any]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             versions[name] = "not installed"
+    versions["torch"] = torch.__version__  # with the build, which the metadata of a wheel may leave out
     cuda = torch.cuda.is_available()
     kernels = kernel_status()
     return {

@@ -72,7 +72,7 @@ class TestApplyBlockRotation:
     def test_shared_blocks_are_not_expanded(self) -> None:
         # 10 000 vectors under one rotation: a copy of the blocks per vector would be 64 times the size of x.
         x, R = torch.ones(10_000, 64, dtype=torch.float32), torch.eye(64)[None]
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profile:
             apply_block_rotation(x, R)
         biggest = max(e.self_cpu_memory_usage for e in profile.events())
         assert biggest <= 2 * x.numel() * 4

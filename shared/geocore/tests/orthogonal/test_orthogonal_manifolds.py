@@ -186,3 +186,12 @@ def test_errors():
     x = torch.eye(4, dtype=torch.float64)[:, :2]
     with pytest.raises(RuntimeError, match="too far apart"):
         Stiefel(max_iter=3).logmap(x, -x)
+
+
+@pytest.mark.parametrize("manifold", [SpecialOrthogonal(3), Stiefel(), Grassmann()], ids=str)
+def test_the_norm_of_the_zero_vector_has_a_zero_gradient(manifold):
+    x = torch.eye(3, dtype=torch.float64)[:, : 3 if isinstance(manifold, SpecialOrthogonal) else 2]
+    u = torch.zeros_like(x).requires_grad_()
+    length = manifold.norm(x, u)
+    assert length.item() == 0
+    assert torch.autograd.grad(length, u)[0].abs().max() == 0

@@ -232,6 +232,27 @@ def test_gradient_in_the_angle():
     assert torch.autograd.grad(iou(zero), zero)[0].abs() < 1e-9
 
 
+@pytest.mark.parametrize("mode", ["iou", "iof", "giou", "diou"])
+@pytest.mark.parametrize("turn", [0.0, 0.3, pi / 2])
+@pytest.mark.parametrize("common", [0.0, 0.7])
+def test_gradients_of_boxes_with_parallel_sides(mode, turn, common):
+    """Level edges add no area, but they sweep some when they tilt; against central differences."""
+    a, b = boxes(300, size=1.0), boxes(300, size=1.0, seed=1)
+    a[:, 2:4] += 0.3
+    b[:, 2:4] += 0.3
+    a[:, 4], b[:, 4] = common + turn, common
+    a.requires_grad_(), b.requires_grad_()
+    found = torch.cat(torch.autograd.grad(planar.obb_iou(a, b, mode).sum(), (a, b)), 1)
+    with torch.no_grad():
+        steps = 1e-6 * torch.eye(10, dtype=torch.float64)
+        plus, minus = (planar.obb_iou(a + sign * steps[:, None, :5], b + sign * steps[:, None, 5:], mode) for sign in (1, -1))
+        wide = [planar.obb_iou(a + 2 * s * steps[:, None, :5], b + 2 * s * steps[:, None, 5:], mode) for s in (1, -1)]
+    wanted = ((plus - minus) / 2e-6).mT
+    smooth = (wanted - ((wide[0] - wide[1]) / 4e-6).mT).abs().amax(1) < 1e-6  # no kink within the steps
+    assert smooth.float().mean() > 0.9
+    torch.testing.assert_close(found[smooth], wanted[smooth], rtol=0, atol=2e-7)
+
+
 @pytest.mark.parametrize("dtype", TOL)
 def test_gradients_are_finite_and_bounded_where_edges_coincide(dtype):
     """Moving a box by its short side changes the ratio by four at most, and stretching it by its length by two, however near they are."""
@@ -331,3 +352,13 @@ def test_bad_input_is_refused():
         planar.obb_iou_matrix(a[None], a[None], sparse=True)
     with pytest.raises(TypeError, match="a must have a floating-point dtype"):
         planar.obb_iou(a.long(), a)
+
+
+def test_a_collapsed_box_can_grow():
+    a = torch.tensor([0.0, 0.0, 0.0, 1.0, 0.0], dtype=torch.float64).requires_grad_()
+    b = torch.tensor([0.0, 0.0, 4.0, 2.0, 0.0], dtype=torch.float64)
+    area = planar._overlap.intersection_reference(a, b)
+    assert area.item() == 0
+    grad = torch.autograd.grad(area, a)[0]
+    torch.testing.assert_close(grad, torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0], dtype=torch.float64))
+    torch.testing.assert_close(torch.autograd.grad(planar.obb_iou(a, b), a)[0], grad / 8)

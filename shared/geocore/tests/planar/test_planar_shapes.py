@@ -481,3 +481,41 @@ def test_compile():
 def test_bad_input_is_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def differences(f, p, h=1e-6):
+    steps = h * torch.eye(p.numel(), **F64).unflatten(-1, p.shape)
+    return torch.stack([(f(p + e) - f(p - e)) / (2 * h) for e in steps]).reshape(p.shape)
+
+
+@pytest.mark.parametrize("convex", [False, True])
+@pytest.mark.parametrize("other", [[[0.2, 0.8]], [[1.5, 0.8], [0.3, 0.7]]], ids=["neighbours inside", "one outside"])
+def test_clipping_is_smooth_where_a_vertex_lies_on_the_line(other, convex):
+    square = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]], **F64)
+    p = torch.tensor([[0.2, 0.2], [1.0, 0.5], *other], **F64).requires_grad_()
+
+    def area(q):
+        return planar.signed_area(planar.clip_convex(q, square, convex_subject=convex))
+
+    torch.testing.assert_close(torch.autograd.grad(area(p), p)[0], differences(area, p.detach()), rtol=0, atol=1e-5)
+
+
+def test_a_flat_polygon_can_grow():
+    p = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.5, 0.0]], **F64).requires_grad_()
+    square = torch.tensor([[-2.0, -2.0], [2.0, -2.0], [2.0, 2.0], [-2.0, 2.0]], **F64)
+    area = planar.convex_intersection_area(p, square)
+    assert area.item() == 0
+    torch.testing.assert_close(torch.autograd.grad(area, p)[0][2], torch.tensor([0.0, 0.5], **F64))
+
+
+@pytest.mark.parametrize(("name", "variance", "mean"), [("bures_wasserstein", 0.5, 2.0), ("bhattacharyya", 0.125, 0.25)])
+def test_curvature_of_divergences_where_both_are_equal(name, variance, mean):
+    one, nowhere = torch.eye(2, **F64), torch.zeros(2, **F64)
+
+    def along(x):
+        return getattr(planar, name)(nowhere + x[0] * one[0], one + x[1] * torch.outer(one[0], one[0]), nowhere, one)
+
+    at = torch.zeros(2, **F64)
+    assert along(at).item() == 0
+    found = torch.autograd.functional.hessian(along, at)
+    torch.testing.assert_close(found, torch.diag(torch.tensor([mean, variance], **F64)), rtol=0, atol=1e-12)

@@ -72,3 +72,19 @@ def test_logarithm_scale_agrees_at_the_switch(dtype):
         want = [2 * mpmath.atan(mpmath.sqrt(s)) / mpmath.sqrt(s) for s in map(mpmath.mpf, square.tolist())]
         error = [abs(mpmath.mpf(g) - v) for g, v in zip(rotvec_scale(w, square).tolist(), want, strict=True)]
     assert max(error) <= 4 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", CASES)
+def test_slopes_at_the_switch(name, dtype):
+    fn, exact, powers = CASES[name]
+    switch = (1 / 16 if dtype == torch.float64 else 1 / 4) * (4 if name == "sinc_half" else 1)
+    t2 = around(switch, dtype).requires_grad_()
+    for got, want, power in zip(fn(t2), exact, powers, strict=True):
+        found = torch.autograd.grad(got.sum(), t2, retain_graph=True)[0]
+        with mpmath.workdps(40):
+            right = [mpmath.diff(want, mpmath.mpf(u)) for u in t2.tolist()]
+            error = [
+                abs(mpmath.mpf(g) - r) * mpmath.mpf(u) ** (power + 1) for g, r, u in zip(found.tolist(), right, t2.tolist(), strict=True)
+            ]
+        assert max(error) <= 16 * torch.finfo(dtype).eps, [float(e) for e in error]

@@ -184,3 +184,18 @@ def test_large_batches_are_chunked():
     (alone,) = torch.autograd.grad((g * S[7]).sum(), x)
     assert 40 * 24**3 > 1 << 19
     torch.testing.assert_close(h[7], alone, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["oas", "ledoit_wolf", "schaefer_strimmer"])
+def test_shrinkage_of_a_silent_channel_has_a_gradient(name):
+    X = torch.randn(4, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    X[2] = 0
+    X.requires_grad_()
+    C = getattr(spd.cov, name)(X, assume_centered=True)
+    G = torch.autograd.grad(C.square().sum(), X)[0]
+    step = torch.zeros_like(G)
+    step[0, 3] = 1e-6
+    with torch.no_grad():
+        difference = sum(s * getattr(spd.cov, name)(X + s * step, assume_centered=True).square().sum() for s in (1, -1)) / 2e-6
+    assert G.isfinite().all()
+    torch.testing.assert_close(G[0, 3], difference, rtol=1e-6, atol=1e-8)

@@ -96,7 +96,9 @@ def centerness(distances: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch"]:
         high = torch.maximum(a, b)
         return torch.minimum(a, b) / torch.where(high > 0, high, 1.0)
 
-    return (ratio(left, right) * ratio(top, bottom)).clamp(min=0).sqrt()
+    product = ratio(left, right) * ratio(top, bottom)
+    inside = product > 0
+    return torch.where(inside, torch.where(inside, product, 1.0).sqrt(), 0.0)
 
 
 class Assignment(NamedTuple):

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from geocore._checks import check_positive_int, check_trailing
+from geocore._clamp import clamp
 
 __all__ = ["roi_align_rotated"]
 
@@ -49,7 +50,7 @@ def roi_align_rotated(
     centre = roi[:, 1:3] * spatial_scale - (0.5 if aligned else 0.0)
     sides = roi[:, 3:5] * spatial_scale
     if not aligned:
-        sides = sides.clamp(min=1.0)
+        sides = clamp(sides, min=1.0)
     k = sampling_ratio
     x = ((torch.arange(ow * k, device=roi.device, dtype=dtype) + 0.5) / (ow * k) - 0.5) * sides[:, :1]
     y = ((torch.arange(oh * k, device=roi.device, dtype=dtype) + 0.5) / (oh * k) - 0.5) * sides[:, 1:]

@@ -84,7 +84,9 @@ class _Frames(Manifold):
         return self.proju(y, v)
 
     def norm(self, x: Tensor, u: Tensor, *, keepdim: bool = False) -> Tensor:
-        return self.inner(x, u, keepdim=keepdim).clamp(min=0).sqrt()
+        square = self.inner(x, u, keepdim=keepdim)
+        some = square > 0
+        return torch.where(some, torch.where(some, square, 1.0).sqrt(), 0.0)  # zero with zero gradient at the zero vector
 
     def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
         return self.norm(x, self.logmap(x, y), keepdim=keepdim)

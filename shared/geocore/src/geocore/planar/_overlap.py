@@ -27,11 +27,11 @@ def clamped_area(p: Tensor, a: Tensor, b: Tensor) -> Tensor:
     a, b = a.unsqueeze(-1), b.unsqueeze(-1)
     low, high = torch.maximum(torch.minimum(y0, b), -b), torch.maximum(torch.minimum(y1, b), -b)
     dy = y1 - y0
-    level = dy.abs() < 1e-30
-    slope = (x1 - x0) / torch.where(level, 1.0, dy)
+    level = dy.abs() < 1e-30  # adds nothing to the area, but to its slopes: an edge that tilts sweeps area
+    slope = torch.where(level, 0.0, (x1 - x0) / torch.where(level, 1.0, dy))
     start, end = x0 + slope * (low - y0), x1 + slope * (high - y1)
     mean = clamped_mean(torch.minimum(start, end), torch.maximum(start, end), a, 4 * torch.finfo(p.dtype).eps)
-    return torch.where(level, 0.0, (high - low) * mean).sum(-1)
+    return ((high - low) * mean).sum(-1)
 
 
 def relative(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -50,12 +50,13 @@ def intersection_reference(a: Tensor, b: Tensor) -> Tensor:
     px = torch.stack([x - ux - vx, x + ux - vx, x + ux + vx, x - ux + vx], -1)
     py = torch.stack([y - uy - vy, y + uy - vy, y + uy + vy, y - uy + vy], -1)
     half_w, half_h = 0.5 * b[..., 2], 0.5 * b[..., 3]
-    area = clamped_area(torch.stack([px, py], -1), half_w, half_h).clamp(min=0)
+    area = clamped_area(torch.stack([px, py], -1), half_w, half_h)
     with torch.no_grad():
         away_x, away_y = (c * x + s * y).abs(), (c * y - s * x).abs()
         apart = (x.abs() >= half_w + ux.abs() + vx.abs()) | (y.abs() >= half_h + uy.abs() + vy.abs())
         apart |= away_x >= 0.5 * a[..., 2] + half_w * c.abs() + half_h * s.abs()
         apart |= away_y >= 0.5 * a[..., 3] + half_w * s.abs() + half_h * c.abs()
+        apart |= area < 0  # not a clamp, whose slope at 0 depends on torch: a box without area must be able to grow
         apart &= ~area.isnan()  # separated along one axis, but not a box
     return torch.where(apart, 0.0, area)
 

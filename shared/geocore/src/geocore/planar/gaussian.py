@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from geocore._checks import check_trailing
+from geocore._clamp import clamp
 from geocore.planar.boxes import wide
 
 __all__ = [
@@ -146,7 +147,7 @@ def bures_wasserstein(
     d, S1, S2 = _parts(mu1, sigma1, mu2, sigma2)
     cross = (S1 * S2.mT).sum((-1, -2)) + 2 * _root(_det(S1) * _det(S2))
     traces = S1.diagonal(dim1=-2, dim2=-1).sum(-1) + S2.diagonal(dim1=-2, dim2=-1).sum(-1)
-    distance = d.square().sum(-1) + (traces - 2 * _root(cross)).clamp(min=0)
+    distance = d.square().sum(-1) + clamp(traces - 2 * _root(cross), min=0.0)
     return (distance if squared else _root(distance)).to(mu1.dtype)
 
 
@@ -169,7 +170,7 @@ def bhattacharyya(
     S = S1 + S2
     det = _det(S)
     spread = det.log() - 0.5 * (_det(S1).log() + _det(S2).log()) - torch.log(torch.tensor(4.0, dtype=det.dtype, device=det.device))
-    return (0.25 * _quadratic(S, d, det) + 0.5 * spread).clamp(min=0).to(mu1.dtype)
+    return clamp(0.25 * _quadratic(S, d, det) + 0.5 * spread, min=0.0).to(mu1.dtype)
 
 
 def hellinger(

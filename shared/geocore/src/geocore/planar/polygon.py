@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from geocore._checks import check_option, check_trailing
+from geocore._clamp import clamp
 from geocore.planar.boxes import cross, wide
 from geocore.planar.hull import convex_hull, min_area_rect
 
@@ -334,7 +335,7 @@ def _clip_half_plane(p: Tensor, a: Tensor, along: Tensor, convex: bool) -> Tenso
     normal = torch.stack([-along[..., 1], along[..., 0]], -1) / torch.where(none, 1.0, square).sqrt().unsqueeze(-1)
     s = ((p - a.unsqueeze(-2)) * normal.unsqueeze(-2)).sum(-1)
     s = torch.where(none.unsqueeze(-1), 1.0, s)
-    kept = p - s.clamp(max=0).unsqueeze(-1) * normal.unsqueeze(-2)
+    kept = p - torch.where(s < 0, s, 0.0).unsqueeze(-1) * normal.unsqueeze(-2)  # a vertex on the line is inside, for derivatives too
     s1, p1 = s.roll(-1, -1), p.roll(-1, -2)
     crossing = (s < 0) != (s1 < 0)
     t = s / torch.where(crossing, s - s1, 1.0)
@@ -368,4 +369,4 @@ def convex_intersection_area(p: Float[Tensor, "*#batch n 2"], q: Float[Tensor, "
     Raises:
         ValueError: If a shape is wrong.
     """
-    return signed_area(clip_convex(ensure_orientation(p), q, convex_subject=True)).clamp(min=0)
+    return clamp(signed_area(clip_convex(ensure_orientation(p), q, convex_subject=True)), min=0.0)

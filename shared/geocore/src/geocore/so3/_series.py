@@ -33,7 +33,8 @@ def horner(x: Tensor, coefficients: Sequence[float]) -> Tensor:
 def switch(t2: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
     """Mask of small angles as 0/1, argument of the series, argument of the closed form, number of series terms."""
     threshold, terms = (1 / 16, 6) if t2.dtype == torch.float64 else (1 / 4, 4)
-    return (t2 < threshold).to(t2.dtype), t2.clamp_max(threshold), t2.clamp_min(threshold), terms
+    # The slope of a clamp at its bound depends on torch: the closed form's bound lies below the threshold, where it is not used.
+    return (t2 < threshold).to(t2.dtype), t2.clamp_max(threshold), t2.clamp_min(0.875 * threshold), terms
 
 
 def sinc_cosc(t2: Tensor) -> tuple[Tensor, Tensor]:

@@ -140,7 +140,8 @@ def schaefer_strimmer(X: Float[Tensor, "*batch channels samples"], *, assume_cen
     if n < 2:
         raise ValueError(f"X must have at least 2 samples, got shape {tuple(X.shape)}")
     C = W @ W.mT / n
-    d = C.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
+    power = C.diagonal(dim1=-2, dim2=-1)
+    d = torch.where(power > 0, power, 1.0).sqrt()  # a silent channel has no correlations, and a zero has no root to derive
     scale = d[..., :, None] * d[..., None, :]
     safe = torch.where(scale > 0, scale, 1.0)
     squares = W.square()
