@@ -6,15 +6,6 @@ inline namespace GEO_ISA {
 
 namespace {
 
-template <class V, class T>
-GEO_FN V load(const T* from) {
-  V x;
-  __builtin_memcpy(&x, from, sizeof(V));
-  return x;
-}
-template <class V, class T>
-GEO_FN void store(T* to, V x) { __builtin_memcpy(to, &x, sizeof(V)); }
-
 // R rows by Q vectors of C (+)= (+-) A B, all of it in registers.
 template <int R, int Q, class V, class T>
 GEO_FN void tile(const Operand<T>& a, const T* B, int64_t bs, T* C, int64_t cs, int depth, bool add, bool minus) {

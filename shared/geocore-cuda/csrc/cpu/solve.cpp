@@ -7,13 +7,6 @@ inline namespace GEO_ISA {
 
 namespace {
 
-template <class V, class T>
-GEO_FN V load(const T* from) {
-  V x;
-  __builtin_memcpy(&x, from, sizeof(V));
-  return x;
-}
-
 // Columns [c, c + K lanes) of one matrix. Coefficient (i, j) is A[i * down + j * across]; rows run from `first` by `step`.
 template <int K, class V, class T>
 GEO_FN void columns(const T* A, T* X, int64_t m, int64_t d, int64_t c, int64_t down, int64_t across, bool backward) {
@@ -28,7 +21,7 @@ GEO_FN void columns(const T* A, T* X, int64_t m, int64_t d, int64_t c, int64_t d
       const T* row = X + j * d + c;
       for (int k = 0; k < K; ++k) sum[k] -= a * load<V>(row + k * W);
     }
-    for (int k = 0; k < K; ++k) __builtin_memcpy(X + i * d + c + k * W, &sum[k], sizeof(V));
+    for (int k = 0; k < K; ++k) store(X + i * d + c + k * W, sum[k]);
   }
 }
 

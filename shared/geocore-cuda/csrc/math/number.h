@@ -67,6 +67,16 @@ struct LanesOf<float> { using type = FloatLanes; };
 template <>
 struct LanesOf<double> { using type = DoubleLanes; };
 
+// Neighbours in memory, at any alignment.
+template <class V, class T>
+GEO_FN V load(const T* from) {
+  V x;
+  __builtin_memcpy(&x, from, sizeof(V));
+  return x;
+}
+template <class V, class T>
+GEO_FN void store(T* to, V x) { __builtin_memcpy(to, &x, sizeof(V)); }
+
 // A comparison of lanes is an integer vector, all ones where it holds.
 template <class M, class V>
 GEO_FN V pick(M mask, V a, V b) { return mask ? a : b; }
