@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import spdnorm
 from deltaproduct import DeltaProduct, delta_product
 from geocore import _ops, so3
-from geocore.testing import nan_filled_empty
+from geocore.testing import check_transforms, nan_filled_empty
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +79,13 @@ def test_delta_product_of_sequences_that_follow_one_another(gated, taken):
         return [o.detach(), final.detach(), *(f.detach() for f in first), *torch.autograd.grad(sum(f.pow(2).sum() for f in first), x)]
 
     both(call)
+    assert "householder_scan" in taken
+
+
+def test_delta_product_under_transforms_and_compiled(taken):
+    """Compiled and transformed calls take plain operators; with kernels loaded they must still give what eager ones give."""
+    given = inputs(2, torch.float64, True, batch=1, tokens=6)
+    check_transforms(lambda *x: delta_product(*x, num_householder=2)[0], *given, vmap=False)
     assert "householder_scan" in taken
 
 
