@@ -1,9 +1,5 @@
 """Block-diagonal products: kernel against reference for every size of block and every way of sharing blocks."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -154,7 +150,7 @@ def test_transforms_and_opcheck():
 
 
 @pytest.mark.parametrize("level", ["base", "v3"])
-def test_other_instruction_sets(level):
+def test_other_instruction_sets(level, python):
     code = (
         "import torch, geocore.blocks\n"
         "from geocore import _ops\n"
@@ -169,9 +165,7 @@ def test_other_instruction_sets(level):
         "            found = torch.ops.geocore.block_rotate_backward(x, y, R)\n"
         "            assert (found - _ops._DEFINED['block_rotate_backward'](x, y, R)).abs().max() < 100 * tol\n"
     )
-    environment = {**os.environ, "GEOCORE_ISA": level, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
+    python(code, GEOCORE_ISA=level)
 
 
 def test_the_sum_does_not_depend_on_the_number_of_threads():

@@ -2,9 +2,6 @@
 
 import ctypes
 import math
-import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +13,6 @@ from geocore.testing import check_op, check_transforms, nan_filled_empty
 
 OPS = torch.ops.geocore
 DTYPES = (torch.float32, torch.float64)
-CSRC = Path(__file__).resolve().parents[1] / "csrc"
 
 
 def symmetric(*shape, dtype=torch.float64, seed=0):
@@ -216,12 +212,8 @@ def test_frames_are_the_same_with_and_without():
 
 
 @pytest.fixture(scope="module")
-def serial(tmp_path_factory):
+def serial(one_thread):
     """The warp's algorithm compiled for one thread."""
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("needs g++")
-    folder = tmp_path_factory.mktemp("team")
     body = "".join(
         f"""extern "C" void eig_{name}(const {t}* A, {t}* w, {t}* v, int n, long count) {{
           {t} memory[geo::team_memory(32)];
@@ -230,22 +222,7 @@ def serial(tmp_path_factory):
         """
         for name, t in (("f32", "float"), ("f64", "double"))
     )
-    alone = "struct Alone { template <class F> void each(int n, F f) const { for (int i = n - 1; i >= 0; --i) f(i); } };\n"
-    (folder / "team.cpp").write_text('#include "math/team_jacobi.h"\n' + alone + body)
-    command = [
-        compiler,
-        "-std=c++20",
-        "-O1",
-        "-fPIC",
-        "-shared",
-        "-Wno-psabi",
-        f"-I{CSRC}",
-        "-o",
-        str(folder / "team.so"),
-        str(folder / "team.cpp"),
-    ]
-    subprocess.run(command, check=True)
-    return ctypes.CDLL(str(folder / "team.so"))
+    return one_thread('#include "math/team_jacobi.h"\n' + body)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

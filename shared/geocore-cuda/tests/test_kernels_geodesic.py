@@ -1,9 +1,6 @@
 """Angle between two rotations: kernel against reference in values and every derivative."""
 
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -138,7 +135,7 @@ def test_transforms_and_opcheck():
 
 
 @pytest.mark.parametrize("level", ["base", "v3"])
-def test_other_instruction_sets(level):
+def test_other_instruction_sets(level, python):
     code = (
         "import torch, geocore\n"
         "from geocore import _ops, so3\n"
@@ -148,9 +145,7 @@ def test_other_instruction_sets(level):
         "assert (value - _ops._DEFINED['so3_geodesic'](A, B)).abs().max() < 4e-15\n"
         "assert (slope - _ops._DEFINED['so3_geodesic_backward'](A, B, g)).abs().max() < 1e-12\n"
     )
-    environment = {**os.environ, "GEOCORE_ISA": level, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
+    python(code, GEOCORE_ISA=level)
 
 
 @pytest.mark.bad_input

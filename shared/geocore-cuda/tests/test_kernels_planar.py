@@ -1,8 +1,5 @@
 """Oriented boxes: overlap, its gradient, tables and lists of pairs, suppression; kernel against the plain formula and shapely."""
 
-import os
-import subprocess
-import sys
 from math import inf, nan, pi
 
 import pytest
@@ -355,7 +352,7 @@ def test_overlap_equal_to_the_threshold_is_let_through():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("level", ["base", "v3"])
-def test_other_instruction_sets(level):
+def test_other_instruction_sets(level, python):
     code = (
         "import torch\n"
         "from geocore import _ops, planar\n"
@@ -375,9 +372,7 @@ def test_other_instruction_sets(level):
         "    assert all(float((f - w).abs().max()) <= tol * max(1, float(w.abs().max())) for f, w in zip(found[:3], wanted[:3]))\n"
         "    assert torch.equal(found[3], wanted[3])\n"
     )
-    environment = {**os.environ, "GEOCORE_ISA": level, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
+    python(code, GEOCORE_ISA=level)
 
 
 @pytest.mark.bad_input

@@ -1,9 +1,5 @@
 """Planar rotations of coordinate pairs: kernel against reference for every way of broadcasting."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -141,7 +137,7 @@ def test_bfloat16_is_the_float32_result_rounded_once(pairs, layout, scale, monke
 
 
 @pytest.mark.parametrize("level", ["base", "v3"])
-def test_other_instruction_sets(level):
+def test_other_instruction_sets(level, python):
     code = (
         "import torch\n"
         "import geocore.blocks\n"
@@ -153,9 +149,7 @@ def test_other_instruction_sets(level):
         "        found, wanted = (f(x, c, s, half, True) for f in (torch.ops.geocore.rope_apply, _ops._DEFINED['rope_apply']))\n"
         "        assert found.dtype == dtype and (found.double() - wanted.double()).abs().max() < tol * wanted.abs().max()\n"
     )
-    environment = {**os.environ, "GEOCORE_ISA": level, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
+    python(code, GEOCORE_ISA=level)
 
 
 def test_transforms_and_opcheck():

@@ -2,10 +2,6 @@
 
 import ctypes
 import itertools
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +12,6 @@ from geocore.householder._scan import householder_scan_backward_reference, house
 from geocore.testing import check_op, nan_filled_empty
 
 OP, BACK = torch.ops.geocore.householder_scan, torch.ops.geocore.householder_scan_backward
-CSRC = Path(__file__).parents[1] / "csrc"
 DTYPES = [torch.float32, torch.float64]
 RAGGED = [0, 5, 5, 9, 23]
 SHAPES = [  # B, T, H, K, V, tokens per chunk
@@ -154,7 +149,7 @@ def test_many_reflections_do_not_drift():
 
 
 @pytest.mark.parametrize("level", ["base", "v3", "v4"])
-def test_every_instruction_set(level):
+def test_every_instruction_set(level, python):
     """A lower level than the processor's can always run; a higher one is not chosen, and then the test repeats another."""
     code = (
         "import sys, torch; sys.path.insert(0, sys.argv[1])\n"
@@ -163,18 +158,10 @@ def test_every_instruction_set(level):
         "    for shape in SHAPES[:3]: test_values_and_gradients(shape, 2, True, False, dtype)\n"
         "print('same')\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(Path(__file__).parent)],
-        check=False,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "GEOCORE_ISA": level, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.stdout.strip() == "same", done.stderr
+    assert python(code, str(Path(__file__).parent), GEOCORE_ISA=level) == "same"
 
 
 BLOCK = """#include "math/block_team.h"
-struct Alone { template <class F> void each(int64_t n, F f) const { for (int64_t i = n - 1; i >= 0; --i) f(i); } };
 using Team = geo::BlockTeam<Alone>;
 using Problem = geo::Scan<double>;
 extern "C" int64_t memory(const Problem* s) { return geo::ScanMemory<double>{}.lay(nullptr, *s, 1, true); }
@@ -188,16 +175,9 @@ extern "C" void backward(const Problem* s, const geo::ScanGradients<double>* out
 
 
 @pytest.fixture(scope="module")
-def serial(tmp_path_factory):
+def serial(one_thread):
     """The block's algorithm compiled for one thread."""
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("needs g++")
-    folder = tmp_path_factory.mktemp("block")
-    (folder / "block.cpp").write_text(BLOCK)
-    options = ["-std=c++20", "-O1", "-fPIC", "-shared", "-Wno-psabi", f"-I{CSRC}", "-o", str(folder / "block.so")]
-    subprocess.run([compiler, *options, str(folder / "block.cpp")], check=True)
-    library = ctypes.CDLL(str(folder / "block.so"))
+    library = one_thread(BLOCK)
     library.memory.restype = ctypes.c_int64
     return library
 

@@ -15,14 +15,6 @@ from geocore import _kernel_table, _ops
 LIBRARY = Path(geocore_cuda.__file__).parent / "_kernels.so"
 
 
-def python(code, **environment):
-    done = subprocess.run(
-        [sys.executable, "-c", code], check=False, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
 def test_geocore_found_it():
     status = _ops.kernel_status()
     assert status.found, status.reason
@@ -46,12 +38,12 @@ def test_every_cpu_kernel_has_a_measured_row():
     assert not [n for (n, device), row in _kernel_table.TABLE.items() if device == "cpu" and row.gain == "not yet measured"]
 
 
-def test_switched_off_by_the_environment():
+def test_switched_off_by_the_environment(python):
     code = "from geocore import _ops; s = _ops.kernel_status(); print(s.found, s.reason, s.kernels)"
     assert python(code, GEOCORE_KERNELS="off") == ("False switched off by GEOCORE_KERNELS; geocore runs its plain PyTorch formulas {}")
 
 
-def test_another_interface_is_refused_with_the_reason():
+def test_another_interface_is_refused_with_the_reason(python):
     code = (
         "import sys, types\n"
         "import geocore._kernel_table\n"
@@ -65,13 +57,13 @@ def test_another_interface_is_refused_with_the_reason():
     assert "operator interface 1, this geocore has 99" in python(code)
 
 
-def test_import_in_either_order():
+def test_import_in_either_order(python):
     assert python("import geocore_cuda, geocore; from geocore import _ops; print(_ops.kernel_status().found)") == "True"
     assert python("import geocore, geocore_cuda; from geocore import _ops; print(_ops.kernel_status().found)") == "True"
 
 
 @pytest.mark.parametrize("level", ["base", "v3", "v4"])
-def test_every_instruction_set_gives_the_same_rotation(level):
+def test_every_instruction_set_gives_the_same_rotation(level, python):
     code = (
         "import torch, geocore; from geocore.so3._algebra import exp_reference\n"
         "w = torch.randn(1001, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))\n"
@@ -124,7 +116,7 @@ def test_wrong_settings_of_the_build_are_named(tmp_path):
         assert not (tmp_path / "out").exists()
 
 
-def test_info_says_where_each_kernel_takes_over():
+def test_info_says_where_each_kernel_takes_over(python):
     code = "from geocore._kernel_table import describe; print(describe('so3_exp', 'cpu')); print(describe('so3_exp', 'cuda'))"
     text = python(code)
     assert "any size" in text.splitlines()[0]
