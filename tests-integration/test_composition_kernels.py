@@ -97,6 +97,12 @@ def test_decoding_and_chunk_sizes(taken):
     assert "householder_scan" in taken
 
 
+def test_more_features_than_the_kernel_takes(taken):
+    q, k, v, beta = torch.randn(1, 5, 1, 2), torch.randn(1, 5, 1, 2), torch.randn(1, 5, 1, 4097), torch.rand(1, 5, 1)
+    both(lambda: [delta_product(q, k, v, beta, num_householder=1, l2norm_qk=True)[0]])
+    assert "householder_scan" not in taken
+
+
 def test_a_layer_under_checkpointing_autocast_and_in_evaluation(taken):
     torch.manual_seed(0)
     layer = DeltaProduct(32, num_heads=2, head_dim=16, num_householder=2, use_forget_gate=True, use_output_gate=True, layer_idx=0)

@@ -12,6 +12,8 @@ from geocore import _ops
 
 __all__ = ["kernel_pass", "kernel_runs"]
 
+_LARGEST = 4096  # features of a key or a value that the kernel takes
+
 
 def kernel_runs(inputs: tuple[Tensor | None, ...], S: Tensor, micro_steps: int) -> bool:
     """Whether there is a kernel for these inputs and initial states, which are in the computing dtype, and it is the faster way.
@@ -21,6 +23,8 @@ def kernel_runs(inputs: tuple[Tensor | None, ...], S: Tensor, micro_steps: int) 
         S: Initial states ``(N, H, K, V)``.
         micro_steps: Of a chunk.
     """
+    if max(S.shape[-2:]) > _LARGEST:
+        return False
     for x in inputs:
         if x is not None and (x.numel() == 0 or x.device != S.device or type(x) not in (Tensor, torch.nn.Parameter)):
             return False
